@@ -31,9 +31,12 @@ pub struct Request {
 pub enum Order {
     /// Who are you? Allowed always. Answer: [`Answer::Hello`].
     Hello,
-    /// Report the pages written since the last scan (the first time: all that may differ from zero).
-    /// Allowed when running or frozen. Answer: [`Answer::Pages`].
-    Scan,
+    /// Report the pages written since the last scan, and start counting anew.
+    /// Allowed when running. Answer: [`Answer::Pages`].
+    Scan {
+        /// Report every page that holds state, written since or not: the first round of a move.
+        full: bool,
+    },
     /// Zero window to every peer, barrier, in-flight data in. Answer when drained or at the deadline:
     /// [`Answer::Drained`]. Allowed when running.
     Drain {
@@ -42,7 +45,10 @@ pub enum Order {
     },
     /// Stop at the park line and report the pages written since the last scan.
     /// Answer: [`Answer::Pages`]. Allowed when running or draining; nothing runs after it.
-    Freeze,
+    Freeze {
+        /// As in [`Order::Scan`]: a checkpoint without precopy asks for everything.
+        full: bool,
+    },
     /// Undo `Drain` and `Freeze`: windows reopen, the service goes on here. Answer: [`Answer::Resumed`].
     Thaw,
     /// The portable region has been filled by the agent: take it over and run.
@@ -112,7 +118,9 @@ pub enum Answer {
     /// To [`Order::Scan`] and [`Order::Freeze`]: one bit per page of the portable region, least
     /// significant bit of the first byte = page 0.
     Pages {
-        /// Pages that were written since the last scan and hold state.
+        /// Pages that were written since the last scan and hold state. In a full report many of them
+        /// may be all zero, or holes in the RAM file: the reader need not send those to a
+        /// destination whose region is empty.
         dirty: Range,
         /// Pages that hold no state (free heap, stack below the stack pointer, empty buffers):
         /// they need not move and read as anything. Same shape as `dirty`; a page is in one at most.

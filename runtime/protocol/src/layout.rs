@@ -13,7 +13,8 @@ pub const MAX_RAM: u64 = 2 << 30;
 /// Pages in the largest portable region.
 pub const MAX_PAGES: usize = ((MAX_RAM - PORTABLE_BASE) / PAGE_SIZE as u64) as usize;
 
-/// Identifies an image: BLAKE3 of the ELF file's loaded segments.
+/// Identifies an image: the descriptor of its ELF note `GNU`, type 3 (`NT_GNU_BUILD_ID`), which the
+/// linker computes over the whole file; shorter ones are padded with zeros at the end.
 pub type BuildId = [u8; 32];
 
 /// `b"FERRYPRT"`, the first eight bytes of a portable region that holds a service.
