@@ -3,3 +3,4 @@
 set -eu
 here=$(dirname "$0")
 sh "$here/toolchain.sh"
+sh "$here/../runtime/kernel/prepare.sh"
