@@ -14,6 +14,9 @@ naked='s/#\[naked\]/#[unsafe(naked)]/'
 features='/^\[.*dependencies\.x86_64\]/,/^version/ s/^version.*/&\
 default-features = false\
 features = ["instructions", "abi_x86_interrupt"]/'
+# cargo silences lints in what it downloads, but not in a path dependency.
+silence='s/^\[lints\.rust\]/&\
+warnings = "allow"/'
 
 # A copy made by another edit, or from another lock file, is not the copy.
 stamp=$(cat "$here/prepare.sh" "$here/Cargo.lock" | cksum)
@@ -41,9 +44,7 @@ grep -rl '#\[naked\]' "$new/src" | while read -r file; do
   sed "$naked" "$file" >"$file.new"
   mv "$file.new" "$file"
 done
-sed "$features" "$new/Cargo.toml" >"$new/Cargo.toml.new"
-# cargo silences lints in what it downloads, but not in a path dependency.
-printf '\n[lints.rust]\nwarnings = "allow"\n' >>"$new/Cargo.toml.new"
+sed -e "$features" -e "$silence" "$new/Cargo.toml" >"$new/Cargo.toml.new"
 mv "$new/Cargo.toml.new" "$new/Cargo.toml"
 echo "$stamp" >"$new/.prepared"
 rm -rf "$destination"
