@@ -1,0 +1,150 @@
+//! Segments that neither side's application asked for.
+//!
+//! Both are one octet the receiver already has and acknowledged, so no TCP takes it as data and every
+//! TCP answers it at once (RFC 9293 §3.10.7.4, "segment acceptability").
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
+    TcpSeqNumber,
+};
+
+use super::{Flow, Tuple};
+
+/// Bytes of an IPv4 and a TCP header without options.
+const HEADERS_LEN: usize = 40;
+
+/// The one octet; its value is never looked at.
+const OCTET: &[u8] = &[0];
+
+/// Writes a segment that seems to come from the peer: smoltcp answers it with
+/// `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>` and its true window, and changes nothing but its record of
+/// what it last acknowledged and offered. `None` while nothing was acknowledged yet.
+pub(crate) fn old_byte(flow: &Flow, local: Ipv4Address) -> Option<[u8; HEADERS_LEN + 1]> {
+    let seq = TcpSeqNumber(flow.last_ack?.0.wrapping_sub(1));
+    let repr = TcpRepr {
+        src_port: flow.tuple.remote_port,
+        dst_port: flow.tuple.local_port,
+        ..segment(seq, flow.una, 0, OCTET)
+    };
+    Some(packet(flow.tuple.remote_addr(), local, &repr))
+}
+
+/// Writes a segment of ours that makes the peer answer: SEQ = SND.UNA - 1. In the drain it is the
+/// barrier: what comes back was sent after all that the peer had sent before. Never SND.NXT - 1: if
+/// that octet was lost, the peer would take the filler for it.
+pub(crate) fn probe(
+    flow: &Flow,
+    local: Ipv4Address,
+    window: u16,
+) -> ([u8; HEADERS_LEN + 1], TcpSeqNumber) {
+    let seq = TcpSeqNumber(flow.una.0.wrapping_sub(1));
+    let repr = TcpRepr {
+        src_port: flow.tuple.local_port,
+        dst_port: flow.tuple.remote_port,
+        ..segment(seq, flow.last_ack.unwrap_or(flow.rcv_nxt), window, OCTET)
+    };
+    (packet(local, flow.tuple.remote_addr(), &repr), seq)
+}
+
+/// Writes `<SEQ=seq><ACK=ack><CTL=ACK>` with a zero window, for a connection of which no more is left.
+pub(crate) fn bare_ack(
+    tuple: &Tuple,
+    local: Ipv4Address,
+    seq: TcpSeqNumber,
+    ack: TcpSeqNumber,
+) -> [u8; HEADERS_LEN] {
+    let repr = TcpRepr {
+        src_port: tuple.local_port,
+        dst_port: tuple.remote_port,
+        ..segment(seq, ack, 0, &[])
+    };
+    packet(local, tuple.remote_addr(), &repr)
+}
+
+fn segment(
+    seq: TcpSeqNumber,
+    ack: TcpSeqNumber,
+    window: u16,
+    payload: &'static [u8],
+) -> TcpRepr<'static> {
+    TcpRepr {
+        src_port: 0,
+        dst_port: 0,
+        control: TcpControl::None,
+        seq_number: seq,
+        ack_number: Some(ack),
+        window_len: window,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload,
+    }
+}
+
+/// `N` is the length that `tcp` comes to.
+fn packet<const N: usize>(src: Ipv4Address, dst: Ipv4Address, tcp: &TcpRepr<'_>) -> [u8; N] {
+    let mut bytes = [0; N];
+    let ip = Ipv4Repr {
+        src_addr: src,
+        dst_addr: dst,
+        next_header: IpProtocol::Tcp,
+        payload_len: tcp.buffer_len(),
+        hop_limit: 64,
+    };
+    let checksums = ChecksumCapabilities::default();
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &checksums);
+    tcp.emit(
+        &mut TcpPacket::new_unchecked(&mut bytes[ip.buffer_len()..]),
+        &IpAddress::Ipv4(src),
+        &IpAddress::Ipv4(dst),
+        &checksums,
+    );
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smoltcp::time::Instant;
+
+    fn flow() -> Flow {
+        let tuple = Tuple { remote: 0x0a00_0002, remote_port: 40000, local_port: 7 };
+        let mut flow = Flow::new(tuple, Instant::ZERO);
+        flow.una = TcpSeqNumber(0);
+        flow.nxt = TcpSeqNumber(100);
+        flow.syn_sent = true;
+        flow.last_ack = Some(TcpSeqNumber(i32::MIN));
+        flow
+    }
+
+    fn parsed(bytes: &[u8]) -> (Ipv4Address, TcpSeqNumber, TcpSeqNumber, u16, usize) {
+        let ip = Ipv4Packet::new_checked(bytes).unwrap();
+        assert!(ip.verify_checksum());
+        let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
+        assert!(tcp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+        (ip.src_addr(), tcp.seq_number(), tcp.ack_number(), tcp.src_port(), tcp.payload().len())
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let local = Ipv4Address::new(10, 0, 0, 1);
+        let (bytes, seq) = probe(&flow(), local, 0);
+        assert_eq!(seq, TcpSeqNumber(-1));
+        assert_eq!(parsed(&bytes), (local, TcpSeqNumber(-1), TcpSeqNumber(i32::MIN), 7, 1));
+        let bytes = old_byte(&flow(), local).unwrap();
+        assert_eq!(
+            parsed(&bytes),
+            (Ipv4Address::new(10, 0, 0, 2), TcpSeqNumber(i32::MAX), TcpSeqNumber(0), 40000, 1)
+        );
+    }
+
+    #[test]
+    fn nothing_is_forged_before_the_first_acknowledgement() {
+        let mut flow = flow();
+        flow.last_ack = None;
+        assert!(old_byte(&flow, Ipv4Address::new(10, 0, 0, 1)).is_none());
+    }
+}

@@ -1,0 +1,373 @@
+//! A frame's way in.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use smoltcp::socket::tcp::State;
+use smoltcp::time::Duration;
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket,
+};
+
+use super::{Mode, Stack, no_sockets};
+use crate::device::{Flow, Output, Port, Tuple, bare_ack, old_byte};
+use crate::drain::Answer;
+use crate::link::{ARP_FRAME_LEN, ETHERNET_HEADER_LEN, Link, MAX_FRAME_LEN, MTU, Nic};
+use crate::table::connection::{Connection, Ended, Owner};
+use crate::table::established::ConnId;
+
+/// A handshake not finished by then is forgotten.
+const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// SYNs kept in a drain.
+const MAX_HELD_SYNS: usize = 256;
+
+/// The answer to one frame, kept until the frame's place in the ring is free.
+#[derive(Debug)]
+pub(super) struct Reply {
+    frame: Box<[u8]>,
+    /// Bytes of the whole frame; 0 is none.
+    len: usize,
+    to: EthernetAddress,
+    /// The packet carries a RST.
+    refusal: bool,
+}
+
+impl Reply {
+    pub fn new() -> Self {
+        Self {
+            frame: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
+            len: 0,
+            to: EthernetAddress([0; 6]),
+            refusal: false,
+        }
+    }
+}
+
+impl Output for Reply {
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    fn send<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let len = len.min(MTU);
+        let packet = &mut self.frame[ETHERNET_HEADER_LEN..ETHERNET_HEADER_LEN + len];
+        let result = fill(packet);
+        self.len = ETHERNET_HEADER_LEN + len;
+        self.refusal = refuses(packet);
+        result
+    }
+}
+
+/// RST, or ICMP destination unreachable.
+fn refuses(packet: &[u8]) -> bool {
+    let Ok(ip) = Ipv4Packet::new_checked(packet) else { return false };
+    match ip.next_header() {
+        IpProtocol::Tcp => TcpPacket::new_checked(ip.payload()).is_ok_and(|tcp| tcp.rst()),
+        IpProtocol::Icmp => ip.payload().first() == Some(&3),
+        _ => false,
+    }
+}
+
+impl Stack {
+    /// Takes up to `budget` frames; how many there were.
+    pub(super) fn receive(&mut self, nic: &mut impl Nic, budget: u32) -> u32 {
+        for taken in 0..budget {
+            self.reply.len = 0;
+            if nic.receive(|frame| self.frame(frame)).is_none() {
+                return taken;
+            }
+            self.send_reply(nic);
+        }
+        budget
+    }
+
+    /// Takes one frame that does not come from the card.
+    pub(super) fn replay(&mut self, nic: &mut impl Nic, frame: &[u8]) {
+        self.reply.len = 0;
+        self.frame(frame);
+        self.send_reply(nic);
+    }
+
+    fn send_reply(&mut self, nic: &mut impl Nic) {
+        let reply = &self.reply;
+        if reply.len > 0 && (!reply.refusal || self.may_refuse()) {
+            let frame = &reply.frame[..reply.len];
+            nic.transmit(frame.len(), |buf| buf.copy_from_slice(frame));
+        }
+    }
+
+    fn frame(&mut self, bytes: &[u8]) {
+        let Ok(frame) = EthernetFrame::new_checked(bytes) else { return };
+        let dst = frame.dst_addr();
+        if dst != self.link.mac() && !dst.is_broadcast() {
+            return;
+        }
+        match frame.ethertype() {
+            EthernetProtocol::Arp => {
+                if let Some(repr) = self.link.arp_input(frame.payload(), self.now) {
+                    Link::arp_frame(&mut self.reply.frame, frame.src_addr(), &repr);
+                    self.reply.len = ARP_FRAME_LEN;
+                    self.reply.refusal = false;
+                }
+            }
+            EthernetProtocol::Ipv4 if !dst.is_broadcast() => {
+                self.reply.to = frame.src_addr();
+                self.packet(bytes, frame.payload(), frame.src_addr());
+                if self.reply.len > 0 {
+                    self.link.header(&mut self.reply.frame, self.reply.to);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn packet(&mut self, frame: &[u8], bytes: &[u8], from: EthernetAddress) {
+        let Ok(ip) = Ipv4Packet::new_checked(bytes) else { return };
+        let fragment = ip.more_frags() || ip.frag_offset() != 0;
+        if ip.dst_addr() != self.link.ip() || fragment || !ip.verify_checksum() {
+            return;
+        }
+        if ip.next_header() != IpProtocol::Tcp {
+            return self.stray(bytes);
+        }
+        let Ok(segment) = TcpPacket::new_checked(ip.payload()) else { return };
+        if !segment.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()) {
+            return;
+        }
+        let tuple = Tuple {
+            remote: ip.src_addr().to_bits(),
+            remote_port: segment.src_port(),
+            local_port: segment.dst_port(),
+        };
+        let opens = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
+        if let Some(id) = self.established.find(&tuple) {
+            self.link.learn(ip.src_addr(), from, self.now);
+            if !opens {
+                return self.segment(id, bytes, &segment);
+            }
+            if !self.reopened(id, &segment) {
+                return;
+            }
+        } else if let Some(entry) = self.time_waits.find(&tuple) {
+            if !(opens && entry.reopens(segment.seq_number())) {
+                return self.time_wait_segment(&segment, tuple);
+            }
+            self.time_waits.remove(&tuple);
+        }
+        if opens && self.bind.contains(tuple.local_port) {
+            self.open(frame, bytes, &segment, tuple);
+        } else {
+            self.stray(bytes);
+        }
+    }
+
+    /// A packet that belongs to no connection: echo requests are answered, the rest refused.
+    fn stray(&mut self, packet: &[u8]) {
+        let egress = self.egress_rules();
+        let mut port = Port { packet: Some(packet), out: &mut self.reply, flow: None, egress };
+        self.iface.poll_ingress_single(self.now, &mut port, &mut no_sockets());
+    }
+
+    /// A SYN for a connection there is; `true` if it may make a new one. In TIME-WAIT a newer one does;
+    /// anywhere else it stays with the live connection, which answers a challenge ACK (RFC 5961 §4): a
+    /// peer that has restarted then sends RST, a forger learns nothing. In SYN-RECEIVED it is the same
+    /// SYN again, and the SYN-ACK is repeated by its timer.
+    fn reopened(&mut self, id: ConnId, segment: &TcpPacket<&[u8]>) -> bool {
+        let Some(connection) = self.established.get_mut(id) else { return false };
+        let bound = self.bind.contains(connection.flow.tuple.local_port);
+        match connection.state() {
+            State::TimeWait if bound && segment.seq_number() > connection.flow.rcv_nxt => {
+                // What the service has not read yet stays readable through its handle.
+                self.established.unhash(id);
+                true
+            }
+            State::SynSent | State::SynReceived | State::Closed => false,
+            _ => {
+                if self.now >= connection.challenge_after {
+                    connection.challenge_after = self.now + Duration::from_secs(1);
+                    self.acknowledge(id);
+                }
+                false
+            }
+        }
+    }
+
+    /// Makes smoltcp acknowledge what it has, into the reply.
+    fn acknowledge(&mut self, id: ConnId) {
+        let egress = self.egress_rules();
+        let local = self.link.ip();
+        let Some(connection) = self.established.get_mut(id) else { return };
+        let Some(packet) = old_byte(&connection.flow, local) else { return };
+        let mut port = Port {
+            packet: Some(&packet),
+            out: &mut self.reply,
+            flow: Some(&mut connection.flow),
+            egress,
+        };
+        self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+    }
+
+    /// A SYN for a bound port: a new connection inherits it.
+    fn open(&mut self, frame: &[u8], packet: &[u8], segment: &TcpPacket<&[u8]>, tuple: Tuple) {
+        if matches!(self.mode, Mode::Draining(_)) {
+            // Answering would begin something the drain has to wait for, dropping costs the client a
+            // second. Kept, the SYN moves along and is answered first thing after the move.
+            if self.held_syns.len() < MAX_HELD_SYNS {
+                self.held_syns.push(frame.into());
+            }
+            return;
+        }
+        let port = tuple.local_port;
+        if !self.bind.get_mut(port).is_some_and(|listener| listener.admits()) {
+            return;
+        }
+        let Some(storage) = self.buffers.allocate(port) else {
+            log::warn!("no memory for a connection on port {port}: SYN dropped");
+            return;
+        };
+        self.renew_interface();
+        let mut flow = Flow::new(tuple, self.now);
+        flow.syn_received(segment);
+        let mut connection = Box::new(Connection::new(storage, flow, Owner::HalfOpen));
+        if connection.socket_mut().listen((self.link.ip(), port)).is_err() {
+            return;
+        }
+        let egress = self.egress_rules();
+        let mut device = Port {
+            packet: Some(packet),
+            out: &mut self.reply,
+            flow: Some(&mut connection.flow),
+            egress,
+        };
+        self.iface.poll_ingress_single(self.now, &mut device, &mut connection.set);
+        if connection.state() != State::SynReceived {
+            return;
+        }
+        self.link.learn(tuple.remote_addr(), self.reply.to, self.now);
+        connection.expires = Some(self.now + HALF_OPEN_TIMEOUT);
+        if let Some(listener) = self.bind.get_mut(port) {
+            listener.half_open += 1;
+        }
+        let id = self.established.insert(connection);
+        self.mark_ready(id);
+    }
+
+    /// A segment of a connection there is.
+    fn segment(&mut self, id: ConnId, packet: &[u8], segment: &TcpPacket<&[u8]>) {
+        let egress = self.egress_rules();
+        let Some(connection) = self.established.get_mut(id) else { return };
+        if overruns(connection, segment) {
+            return;
+        }
+        let was = connection.state();
+        let (received, unsent) =
+            (connection.socket().recv_queue(), connection.socket().send_queue());
+        let una = connection.flow.una;
+        let opening = was == State::SynSent && segment.syn();
+        if opening {
+            connection.flow.syn_received(segment);
+        }
+        let news = connection.flow.received(segment, self.now);
+        let mut port = Port {
+            packet: Some(packet),
+            out: &mut self.reply,
+            flow: Some(&mut connection.flow),
+            egress,
+        };
+        self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+
+        let is = connection.state();
+        let arrived = connection.socket().recv_queue().saturating_sub(received);
+        let finished = finished(was, is);
+        connection.flow.advanced(arrived + usize::from(finished));
+        if !segment.payload().is_empty() {
+            connection.flow.out_of_order(segment.seq_number() + segment.payload().len());
+        }
+        self.woke |= is != was || arrived > 0 || connection.socket().send_queue() < unsent;
+        if is != was {
+            self.state_changed(id, was, is);
+        }
+        if matches!(self.mode, Mode::Draining(_)) {
+            let answer = if news { Answer::None } else { answer(segment, una) };
+            self.drain_heard(id, answer);
+        } else {
+            self.mark_ready(id);
+        }
+    }
+
+    /// What a change of state means for the tables.
+    pub(super) fn state_changed(&mut self, id: ConnId, was: State, is: State) {
+        let Some(connection) = self.established.get_mut(id) else { return };
+        let port = connection.flow.tuple.local_port;
+        if connection.owner == Owner::HalfOpen {
+            if let Some(listener) = self.bind.get_mut(port) {
+                listener.half_open = listener.half_open.saturating_sub(1);
+                if matches!(is, State::Established | State::CloseWait) {
+                    connection.owner = Owner::Queued;
+                    connection.expires = None;
+                    listener.push(id);
+                }
+            }
+            if connection.owner == Owner::HalfOpen {
+                // RST in SYN-RECEIVED, or the handshake timed out.
+                self.established.remove(id);
+                return;
+            }
+        }
+        if is == State::Closed {
+            if was != State::LastAck && connection.ended.is_none() {
+                connection.ended = Some(Ended::Reset);
+            }
+            self.close_ended(id);
+        }
+    }
+
+    /// A segment for a connection of which only TIME-WAIT is left: it is acknowledged, unless it is
+    /// itself no more than that (RFC 9293 §3.10.7.4; RST is ignored, RFC 1337).
+    fn time_wait_segment(&mut self, segment: &TcpPacket<&[u8]>, tuple: Tuple) {
+        if segment.rst() || (segment.segment_len() == 0 && segment.ack()) {
+            return;
+        }
+        let Some(entry) = self.time_waits.restart(&tuple, self.now) else { return };
+        let packet = bare_ack(&tuple, self.link.ip(), entry.seq, entry.ack);
+        self.reply.send(packet.len(), |buf| buf.copy_from_slice(&packet));
+    }
+}
+
+/// Whether the state change says that the peer's FIN was taken.
+fn finished(was: State, is: State) -> bool {
+    use State::{CloseWait, Closing, Established, FinWait1, FinWait2, SynReceived, TimeWait};
+    matches!(
+        (was, is),
+        (SynReceived | Established, CloseWait)
+            | (FinWait1, Closing | TimeWait)
+            | (FinWait2, TimeWait)
+    )
+}
+
+/// Whether the segment goes beyond the receive buffer.
+///
+/// The window of a SYN is not scaled, but smoltcp 0.14 remembers it as if it were: until its first
+/// ordinary segment it takes up to 65,535 << shift octets, and panics when they do not fit. Only a
+/// peer that ignores the window it was offered sends that.
+fn overruns(connection: &Connection, segment: &TcpPacket<&[u8]>) -> bool {
+    if !connection.flow.window_is_syn || segment.payload().is_empty() || segment.syn() {
+        return false;
+    }
+    let socket = connection.socket();
+    let room = socket.recv_capacity() - socket.recv_queue();
+    segment.seq_number() + segment.payload().len() > connection.flow.rcv_nxt + room
+}
+
+/// What a segment that acknowledges nothing new says about a barrier.
+fn answer(segment: &TcpPacket<&[u8]>, una: smoltcp::wire::TcpSeqNumber) -> Answer {
+    if !segment.ack() || segment.segment_len() != 0 || segment.rst() {
+        return Answer::None;
+    }
+    if let Ok([Some((left, right)), ..]) = segment.selective_ack_ranges()
+        && right == left.wrapping_add(1)
+        && smoltcp::wire::TcpSeqNumber(right as i32) <= una
+    {
+        return Answer::DuplicateSack(smoltcp::wire::TcpSeqNumber(left as i32));
+    }
+    if segment.ack_number() == una { Answer::Bare } else { Answer::None }
+}
