@@ -1,0 +1,98 @@
+//! Who is in a lab, and with which address: pure arithmetic.
+
+use std::net::Ipv4Addr;
+
+/// Prefix length of the lab's segment, 10.77.0.0/24.
+pub const PREFIX: u8 = 24;
+/// The manager's address.
+pub const MANAGER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// The client's address.
+pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+/// Port of the manager's API.
+pub const MANAGER_PORT: u16 = 7700;
+/// Port of an agent's API.
+pub const AGENT_PORT: u16 = 7701;
+/// The bridge of a host that its guests are plugged into.
+pub const HOST_BRIDGE: &str = "br0";
+/// The bridge that stands for the switch between the nodes.
+pub const SWITCH_BRIDGE: &str = "sw0";
+/// Most hosts a lab can have: one letter each.
+pub const HOSTS_MAX: u8 = 26;
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The segment all others are attached to; no address.
+    Switch,
+    /// Where the manager runs.
+    Manager,
+    /// An ordinary Linux machine.
+    Client,
+    /// A machine that runs an agent and guests.
+    Host,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Node {
+    /// How the user calls it.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its address; the switch has none.
+    pub ip: Option<Ipv4Addr>,
+}
+
+impl Node {
+    /// The link of this node that its address is on.
+    #[must_use]
+    pub fn device(&self) -> &'static str {
+        match self.role {
+            Role::Switch => SWITCH_BRIDGE,
+            Role::Manager | Role::Client => "eth0",
+            Role::Host => HOST_BRIDGE,
+        }
+    }
+
+    /// The name of the switch's port that leads to this node.
+    #[must_use]
+    pub fn switch_port(&self) -> String {
+        format!("to-{}", self.name)
+    }
+}
+
+/// All nodes of a lab with this many hosts, the switch first. `hosts` is 1 to [`HOSTS_MAX`].
+#[must_use]
+pub fn nodes(hosts: u8) -> Vec<Node> {
+    let node = |name: &str, role, ip| Node { name: name.to_owned(), role, ip };
+    let mut nodes = vec![
+        node("switch", Role::Switch, None),
+        node("manager", Role::Manager, Some(MANAGER_IP)),
+        node("client", Role::Client, Some(CLIENT_IP)),
+    ];
+    for i in 0..hosts.min(HOSTS_MAX) {
+        let name = char::from(b'a' + i).to_string();
+        nodes.push(node(&name, Role::Host, Some(Ipv4Addr::new(10, 77, 0, 11 + i))));
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_documentation_and_differ() {
+        let all = nodes(HOSTS_MAX);
+        let find = |name: &str| all.iter().find(|n| n.name == name).and_then(|n| n.ip);
+        assert_eq!(find("a"), Some(Ipv4Addr::new(10, 77, 0, 11)));
+        assert_eq!(find("z"), Some(Ipv4Addr::new(10, 77, 0, 36)));
+        assert_eq!(find("client"), Some(CLIENT_IP));
+        let mut ips: Vec<_> = all.iter().filter_map(|n| n.ip).collect();
+        ips.sort();
+        ips.dedup();
+        assert_eq!(ips.len(), all.len() - 1);
+        assert!(all.iter().all(|n| n.switch_port().len() <= crate::hostnet::LINK_NAME_MAX));
+    }
+}
