@@ -1,6 +1,110 @@
 #!/bin/sh
-# Makes this machine able to build and run images: compiler with Hermit's standard library, kernel source.
+# Makes this machine able to build service images and run them:
+#
+#   sh qemu/setup.sh           compiler, Hermit's standard library, kernel source, QEMU, the lab's network tools
+#   sh qemu/setup.sh --tests   also what tests/run.sh needs
+#
+# Installs what is missing, after saying what and why; ends quickly when nothing is. See toolchain.sh for the
+# choice of compiler (FERRY_TOOLCHAIN overrides it).
 set -eu
-here=$(dirname "$0")
+
+# Where rustup and Debian put what a bare PATH leaves out.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
+export PATH
+here=$(cd "$(dirname "$0")" && pwd)
+
+tests=
+case ${1-} in
+  '') ;;
+  --tests) tests=yes ;;
+  *)
+    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    exit 2 ;;
+esac
+
+packages=
+reasons=
+# need PACKAGE REASON
+need() {
+  packages="$packages $1"
+  reasons="$reasons
+  $(printf '%-18s %s' "$1" "$2")"
+}
+
+# need_command COMMAND PACKAGE REASON
+need_command() {
+  command -v "$1" >/dev/null || need "$2" "$3"
+}
+
+# Any rustup toolchain brings a linker that will do.
+have_rust_lld() {
+  for candidate in "${RUSTUP_HOME:-$HOME/.rustup}"/toolchains/*/lib/rustlib/*/bin/rust-lld; do
+    [ ! -x "$candidate" ] || return 0
+  done
+  return 1
+}
+
+if ! rustc=$(sh "$here/toolchain.sh" --which 2>/dev/null); then
+  need rustc-web "compiler whose standard library can be built for Hermit"
+  need rust-web-src "source of that standard library"
+  rustc=/usr/bin/rustc
+fi
+need_command cargo cargo-web "builds everything"
+need_command cc gcc "links the programs of this machine"
+[ -e /usr/include/stdio.h ] || [ ! -e /etc/debian_version ] ||
+  need libc6-dev "C library to link them with"
+have_rust_lld || need_command ld.lld lld "links the images"
+need_command llvm-objcopy llvm "separates kernel and service symbols in the images"
+need_command qemu-system-x86_64 qemu-system-x86 "runs the images"
+need_command ip iproute2 "network of the lab (ip, tc) and its measurements (ss, nstat)"
+need_command curl curl "client of the demo"
+
+if [ -n "$tests" ]; then
+  tools=$(dirname "$rustc")
+  if [ "$tools" = /usr/bin ]; then
+    need_command "$tools/cargo-clippy" rust-web-clippy "lints, of the same compiler"
+  elif [ ! -x "$tools/cargo-clippy" ]; then
+    echo "setup: the lints of this compiler are missing: rustup component add clippy --toolchain $(basename "${tools%/bin}")" >&2
+    exit 1
+  fi
+  cargo fmt --version >/dev/null 2>&1 || need rustfmt-web "checks the formatting"
+  need_command wrk wrk "HTTP load on a service while it moves"
+  need_command tcpdump tcpdump "network trace of a move"
+  need_command jq jq "reads the commands' JSON"
+  need_command chromium chromium "browser that edits a note through moves"
+fi
+
+if [ -n "$packages" ]; then
+  echo "setup: this machine lacks:$reasons"
+  install="apt-get install --no-install-recommends$packages"
+  if ! command -v apt-get >/dev/null; then
+    echo "setup: this is no Debian: install the above by the means of this system, then run this again." >&2
+    echo "setup: for the compiler: rustup toolchain install nightly --component rust-src,clippy,rustfmt" >&2
+    exit 1
+  fi
+  as_root=
+  if [ "$(id -u)" -ne 0 ]; then
+    # Without a terminal nobody can type a password.
+    if command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+      as_root=sudo
+    else
+      echo "setup: only root can install it. Run this as root, then \`sh qemu/setup.sh${tests:+ --tests}\` again:" >&2
+      echo "  apt-get update && $install" >&2
+      exit 1
+    fi
+  fi
+  echo "setup: installing it: ${as_root:+$as_root }$install"
+  # Nothing that is here is removed to make room.
+  options="-q -y --no-remove -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0"
+  # shellcheck disable=SC2086 # lists of words
+  if ! $as_root apt-get -q update || ! $as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install $options --no-install-recommends $packages </dev/null; then
+    echo "setup: apt-get could not install it (its message is above)." >&2
+    echo "setup: a rustup toolchain can take the place of rustc-web and rust-web-src:" >&2
+    echo "  rustup toolchain install nightly --component rust-src,clippy,rustfmt" >&2
+    exit 1
+  fi
+fi
+
 sh "$here/toolchain.sh"
 sh "$here/../runtime/kernel/prepare.sh"

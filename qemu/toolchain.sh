@@ -4,15 +4,22 @@
 #   x86_64-unknown-none     core, alloc   kernel, drivers, mover
 # The result is target/ferry/toolchain/<key>/ and target/ferry/toolchain/env, which qemu/rustc and build scripts
 # read. setup.sh calls this; it needs a compiler with its std source, cargo, lld and llvm-objcopy, and installs
-# nothing. FERRY_TOOLCHAIN names a rustup toolchain, or `debian`, to override the choice.
+# nothing. FERRY_TOOLCHAIN names a rustup toolchain, or `debian`, to override the choice. `toolchain.sh --which`
+# only prints the compiler that it would take.
 set -eu
 
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 root=$(cd "$(dirname "$0")/.." && pwd)
 toolchain=$root/target/ferry/toolchain
 debian_rustc=/usr/bin/rustc
 
 # What the source is written for; see rust-version in Cargo.toml.
 oldest_minor=95
+
+features=compiler-builtins-mem
+# Images are linked to fixed addresses. Bitcode is kept so that they can be linked with LTO.
+hermit_flags='-Cembed-bitcode=yes -Crelocation-model=static'
+none_flags='-Cembed-bitcode=yes -Zmutable-noalias=no'
 
 die() {
   echo "toolchain: $*" >&2
@@ -73,19 +80,7 @@ choose_lld() {
   command -v ld.lld
 }
 
-choose_objcopy() {
-  command -v llvm-objcopy && return
-  for candidate in "$sysroot"/lib/rustlib/*/bin/rust-objcopy \
-    "${RUSTUP_HOME:-$HOME/.rustup}"/toolchains/*/lib/rustlib/*/bin/rust-objcopy; do
-    if [ -x "$candidate" ] && "$candidate" --version >/dev/null 2>&1; then
-      echo "$candidate"
-      return
-    fi
-  done
-  return 1
-}
-
-# build_library TARGET CRATES FEATURES RUSTFLAGS: compiles std's crates for TARGET into the new sysroot.
+# build_library TARGET CRATES RUSTFLAGS: compiles std's crates for TARGET into the new sysroot.
 build_library() {
   echo "toolchain: compiling $2 for $1 with $version (about a minute, once)"
   build=$new/build
@@ -94,13 +89,13 @@ build_library() {
   echo '#![no_std]' >"$build/src/lib.rs"
   printf '%s\n' '[package]' 'name = "library"' 'edition = "2024"' '[workspace]' \
     '[profile.release]' 'panic = "abort"' 'debug = false' 'codegen-units = 1' >"$build/Cargo.toml"
-  # No wrapper here: it is what this builds for. Bitcode is kept so that images can be linked with LTO.
+  # No wrapper here: it is what this builds for. Panic messages name std's files as everywhere else.
   (
     cd "$build"
     unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
     RUSTC=$rustc RUSTC_WRAPPER='' RUSTC_WORKSPACE_WRAPPER='' RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$build/target" \
-      RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$(readlink -f "$source")=/rustc/library --remap-path-prefix=$source=/rustc/library $4" \
-      "$cargo" build --quiet --release --target "$1" -Zbuild-std="$2" -Zbuild-std-features="$3"
+      RUSTFLAGS="$3 --remap-path-prefix=$(readlink -f "$source")=/rustc/library --remap-path-prefix=$source=/rustc/library" \
+      "$cargo" build --quiet --release --target "$1" -Zbuild-std="$2" -Zbuild-std-features="$features"
   ) || die "the standard library for $1 did not compile with $rustc ($version); nothing was changed"
   for rlib in "$build/target/$1/release/deps"/*.rlib; do
     case $rlib in */liblibrary-*) ;; *) cp "$rlib" "$new/lib/rustlib/$1/lib/" ;; esac
@@ -109,15 +104,22 @@ build_library() {
 }
 
 rustc=$(choose_rustc) || die "no compiler with its standard library source (rust-src): run \`sh qemu/setup.sh\`"
+if [ "${1-}" = --which ]; then
+  echo "$rustc"
+  exit
+fi
 usable "$rustc"
 source=$sysroot/lib/rustlib/src/rust/library
 lld=$(choose_lld) || die "no ld.lld or rust-lld found: run \`sh qemu/setup.sh\`"
-objcopy=$(choose_objcopy) || die "no llvm-objcopy found: run \`sh qemu/setup.sh\`"
-# The cargo that people type: its format of std's lock file and ours must be readable to it anyway.
+objcopy=$(command -v llvm-objcopy) || die "no llvm-objcopy found: run \`sh qemu/setup.sh\`"
 cargo=$(command -v cargo) || die "no cargo found: install rustup (https://rustup.rs)"
 
-# Another compiler, or other flags below, is another library.
-key=$(printf '%s\n' "$("$rustc" -vV)" "$(cksum <"$0")" | cksum)
+case $root$rustc$lld$objcopy in
+  *[[:space:]]*) die "white space in a path: $root, $rustc, $lld, $objcopy; move this folder or the tool" ;;
+esac
+
+# Another compiler, or other flags, is another library.
+key=$(printf '%s\n' "$("$rustc" -vV)" "$features" "$hermit_flags" "$none_flags" | cksum)
 key=$(echo "$version" | cut -d' ' -f2)-${key%% *}
 library=$toolchain/$key
 
@@ -127,11 +129,13 @@ exec 9>"$toolchain/lock"
 flock 9
 
 if [ ! -d "$library" ]; then
+  # What a set-up that was killed left behind.
+  rm -rf "$toolchain"/new-*
   new=$toolchain/new-$$
   trap 'rm -rf "$new"' EXIT
   trap 'exit 130' INT TERM
-  build_library x86_64-unknown-hermit std,panic_abort compiler-builtins-mem '-Crelocation-model=static'
-  build_library x86_64-unknown-none core,alloc compiler-builtins-mem '-Zmutable-noalias=no'
+  build_library x86_64-unknown-hermit std,panic_abort "$hermit_flags"
+  build_library x86_64-unknown-none core,alloc "$none_flags"
   # rustc looks for its bundled tools below the sysroot it is given.
   mkdir -p "$new/lib/rustlib/x86_64-unknown-linux-gnu/bin"
   ln -s "$lld" "$new/lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld"
@@ -139,13 +143,9 @@ if [ ! -d "$library" ]; then
 fi
 
 tools=$(dirname "$rustc")
-env=$(
-  for pair in "FERRY_RUSTC=$rustc" "FERRY_RUSTDOC=$tools/rustdoc" "FERRY_CLIPPY=$tools/clippy-driver" \
-    "FERRY_SYSROOT=$library" "FERRY_LLD=$lld" "FERRY_OBJCOPY=$objcopy" \
-    "FERRY_KERNEL_SRC=$root/target/ferry/hermit-kernel-0.11.0"; do
-    printf '%s\n' "$pair"
-  done
-)
+env=$(printf '%s\n' "FERRY_RUSTC=$rustc" "FERRY_RUSTDOC=$tools/rustdoc" "FERRY_CLIPPY=$tools/clippy-driver" \
+  "FERRY_SYSROOT=$library" "FERRY_LLD=$lld" "FERRY_OBJCOPY=$objcopy" \
+  "FERRY_KERNEL_SRC=$root/target/ferry/hermit-kernel-0.11.0")
 if [ "$env" != "$(cat "$toolchain/env" 2>/dev/null)" ]; then
   printf '%s\n' "$env" >"$toolchain/env.new"
   mv "$toolchain/env.new" "$toolchain/env"
