@@ -1,0 +1,16 @@
+//! What manager, agents and commands say to each other: JSON over HTTP/1.1.
+//!
+//! 1. [`spec`]: a service and where it comes from.
+//! 2. [`types`]: bodies of requests and answers.
+//! 3. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
+//! 4. [`client`]: asking.
+
+pub mod client;
+pub mod error;
+pub mod spec;
+pub mod types;
+
+pub use client::Client;
+pub use error::{ApiError, Problem};
+pub use spec::{Digest32, ImageRef, ServiceSpec};
+pub use types::*;

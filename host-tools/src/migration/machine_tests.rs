@@ -1,0 +1,266 @@
+//! Every state × every event.
+
+use super::*;
+
+fn reason() -> String {
+    "why".into()
+}
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::Start,
+        Event::Accepted,
+        Event::StandbyReady,
+        Event::RoundSent { dirty: 5 },
+        Event::MirrorOn,
+        Event::Drained,
+        Event::Frozen,
+        Event::Delivered,
+        Event::Stopped,
+        Event::Committed { epoch: 8 },
+        Event::NotCommitted { reason: reason() },
+        Event::CommitUnknown,
+        Event::Ordered,
+        Event::Resumed,
+        Event::DestinationEnded { reason: reason() },
+        Event::DestinationSilent { reason: reason() },
+        Event::TakenBack { epoch: 9 },
+        Event::Undone,
+        Event::Removed,
+        Event::Failed { reason: reason() },
+        Event::Deadline,
+        Event::Cancel,
+    ]
+}
+
+fn states() -> Vec<State> {
+    use Phase::Resume;
+    let outcome = Outcome::Kept { phase: Phase::Drain, reason: reason() };
+    vec![
+        State::Idle,
+        State::Requesting,
+        State::Preparing,
+        State::Copying { round: 1, before: None },
+        State::Mirroring,
+        State::Draining,
+        State::Freezing,
+        State::Transferring { delivered: false, stopped: false },
+        State::Transferring { delivered: true, stopped: false },
+        State::Transferring { delivered: false, stopped: true },
+        State::Committing,
+        State::Settling,
+        State::Restoring { epoch: 8 },
+        State::Resuming { epoch: 8 },
+        State::Asking { phase: Resume, epoch: 8, reason: reason() },
+        State::TakingBack { phase: Resume, epoch: 8, reason: reason() },
+        State::Removing { epoch: 8 },
+        State::Undoing { phase: Phase::Drain, reason: reason() },
+        State::Done(outcome),
+    ]
+}
+
+fn at(state: State) -> Machine {
+    Machine { state, ..Machine::new(Policy::default()) }
+}
+
+/// What the table of the module's documentation says.
+fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
+    use Action as A;
+    use Event as E;
+    use State as S;
+    let next = |state, action| Some((state, vec![action]));
+    let done = |outcome| Some((S::Done(outcome), vec![]));
+    let undo = |phase, reason: String, cont, thaw, mirror| {
+        Some((S::Undoing { phase, reason }, vec![A::Undo { cont, thaw, mirror }]))
+    };
+    match (state, event) {
+        (S::Idle, E::Start) => next(S::Requesting, A::Offer),
+        (S::Requesting, E::Accepted) => next(S::Preparing, A::Prepare),
+        (S::Preparing, E::StandbyReady) => {
+            next(S::Copying { round: 1, before: None }, A::SendRound { full: true })
+        }
+        (S::Copying { .. }, E::RoundSent { .. }) => next(S::Mirroring, A::MirrorOn),
+        (S::Mirroring, E::MirrorOn) => next(S::Draining, A::Drain),
+        (S::Draining, E::Drained) => next(S::Freezing, A::Freeze),
+        (S::Freezing, E::Frozen) => Some((
+            S::Transferring { delivered: false, stopped: false },
+            vec![A::SendLast, A::Stop],
+        )),
+        (S::Transferring { stopped: true, .. }, E::Delivered)
+        | (S::Transferring { delivered: true, .. }, E::Stopped) => next(S::Committing, A::Commit),
+        (S::Transferring { stopped, .. }, E::Delivered) => {
+            Some((S::Transferring { delivered: true, stopped: *stopped }, vec![]))
+        }
+        (S::Transferring { delivered, .. }, E::Stopped) => {
+            Some((S::Transferring { delivered: *delivered, stopped: true }, vec![]))
+        }
+        (S::Committing | S::Settling, E::Committed { epoch }) => {
+            next(S::Restoring { epoch: *epoch }, A::Resume)
+        }
+        (S::Committing | S::Settling, E::NotCommitted { .. }) => {
+            undo(Phase::Commit, reason(), true, true, true)
+        }
+        (S::Committing | S::Settling, E::CommitUnknown | E::Failed { .. } | E::Deadline) => {
+            next(S::Settling, A::Settle)
+        }
+        (S::Restoring { epoch }, E::Ordered) => Some((S::Resuming { epoch: *epoch }, vec![])),
+        (S::Restoring { epoch } | S::Resuming { epoch } | S::Asking { epoch, .. }, E::Resumed) => {
+            next(S::Removing { epoch: *epoch }, A::Remove)
+        }
+        (S::Restoring { epoch } | S::Resuming { epoch }, event) => {
+            let phase = phase_of(state).unwrap();
+            let reason = match event {
+                E::DestinationEnded { .. } => {
+                    return next(S::TakingBack { phase, epoch: *epoch, reason: reason() }, A::TakeBack);
+                }
+                E::Deadline => format!("{phase} took longer than 10 s"),
+                E::Failed { .. } | E::DestinationSilent { .. } => reason(),
+                _ => return None,
+            };
+            next(S::Asking { phase, epoch: *epoch, reason }, A::AskDestination)
+        }
+        (S::Asking { phase, epoch, .. }, E::DestinationEnded { .. }) => {
+            next(S::TakingBack { phase: *phase, epoch: *epoch, reason: reason() }, A::TakeBack)
+        }
+        (
+            S::Asking { phase, epoch, .. },
+            E::DestinationSilent { .. } | E::Failed { .. } | E::Deadline,
+        )
+        | (
+            S::TakingBack { phase, epoch, .. },
+            E::NotCommitted { .. } | E::CommitUnknown | E::Failed { .. } | E::Deadline,
+        ) => done(Outcome::Held { phase: *phase, reason: reason(), epoch: *epoch }),
+        (S::TakingBack { phase, .. }, E::TakenBack { epoch }) => {
+            done(Outcome::TakenBack { phase: *phase, reason: reason(), epoch: *epoch })
+        }
+        (S::Removing { epoch }, E::Removed | E::Failed { .. } | E::Deadline) => {
+            done(Outcome::Moved { epoch: *epoch })
+        }
+        (S::Undoing { phase, .. }, E::Undone) => {
+            done(Outcome::Kept { phase: *phase, reason: reason() })
+        }
+        (S::Undoing { phase, .. }, E::Failed { .. }) => done(Outcome::Broken {
+            phase: *phase,
+            reason: "why; the source could not be thawed: why".into(),
+        }),
+        (S::Undoing { phase, .. }, E::Deadline) => done(Outcome::Broken {
+            phase: *phase,
+            reason: "why; the source did not answer when it was thawed".into(),
+        }),
+        (
+            state,
+            E::Failed { .. }
+            | E::DestinationEnded { .. }
+            | E::DestinationSilent { .. }
+            | E::Deadline
+            | E::Cancel,
+        ) => {
+            let (phase, cont, thaw, mirror) = match state {
+                S::Requesting => (Phase::Request, false, false, false),
+                S::Preparing => (Phase::Prepare, false, false, false),
+                S::Copying { .. } => (Phase::Precopy, false, false, false),
+                S::Mirroring => (Phase::Precopy, false, false, true),
+                S::Draining => (Phase::Drain, false, true, true),
+                S::Freezing => (Phase::Freeze, false, true, true),
+                S::Transferring { .. } => (Phase::Transfer, true, true, true),
+                _ => return None,
+            };
+            let reason = match event {
+                E::Deadline => overdue(phase),
+                E::Cancel => "cancelled".into(),
+                _ => reason(),
+            };
+            undo(phase, reason, cont, thaw, mirror)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn every_state_takes_every_event() {
+    for state in states() {
+        for event in events() {
+            let mut machine = at(state.clone());
+            let actions = machine.step(event.clone(), 1);
+            let (next, wanted) =
+                expected(&state, &event).unwrap_or_else(|| (state.clone(), vec![]));
+            assert_eq!((&machine.state, &actions), (&next, &wanted), "{state:?} × {event:?}");
+        }
+    }
+}
+
+#[test]
+fn every_waiting_state_has_a_deadline() {
+    for state in states() {
+        let waits = !matches!(state, State::Idle | State::Done(_));
+        assert_eq!(at(state.clone()).deadline_us().is_some(), waits, "{state:?}");
+    }
+}
+
+/// Whatever happens in whatever order, nothing is resumed or removed without a commit, and nothing
+/// is thawed after one unless the ownership was taken back.
+#[test]
+fn no_sequence_of_events_runs_two() {
+    let events = events();
+    let mut seed = 1_u64;
+    for _ in 0..20_000 {
+        let mut machine = Machine::new(Policy::default());
+        let mut committed = false;
+        machine.step(Event::Start, 0);
+        for now in 0..40 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let event = events[(seed >> 33) as usize % events.len()].clone();
+            let asked = matches!(machine.state, State::Committing | State::Settling);
+            committed |= asked && matches!(event, Event::Committed { .. });
+            for action in machine.step(event, now) {
+                match action {
+                    Action::Resume | Action::Remove | Action::TakeBack => assert!(committed),
+                    Action::Undo { .. } => assert!(!committed),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_move_without_trouble() {
+    let mut machine = Machine::new(Policy { max_rounds: 3, small_pages: 10 });
+    let mut now = 0;
+    let mut actions = machine.step(Event::Start, now);
+    let mut asked = Vec::new();
+    let mut dirty = [400, 100].into_iter();
+    while let Some(action) = actions.pop() {
+        now += 10;
+        asked.push(action.clone());
+        let event = match action {
+            Action::Offer => Event::Accepted,
+            Action::Prepare => Event::StandbyReady,
+            Action::SendRound { .. } => Event::RoundSent { dirty: dirty.next().unwrap_or(3) },
+            Action::MirrorOn => Event::MirrorOn,
+            Action::Drain => Event::Drained,
+            Action::Freeze => Event::Frozen,
+            Action::SendLast => Event::Delivered,
+            Action::Stop => Event::Stopped,
+            Action::Commit => Event::Committed { epoch: 2 },
+            Action::Resume => {
+                machine.step(Event::Ordered, now);
+                now += 10;
+                Event::Resumed
+            }
+            Action::Remove => Event::Removed,
+            other => panic!("{other:?} in a move without trouble"),
+        };
+        actions.extend(machine.step(event, now));
+    }
+    assert_eq!(machine.outcome(), Some(&Outcome::Moved { epoch: 2 }));
+    assert_eq!(
+        asked.iter().filter(|action| matches!(action, Action::SendRound { .. })).count(),
+        3
+    );
+    let phases: Vec<Phase> = machine.log.done().iter().map(|record| record.phase).collect();
+    assert_eq!(phases, crate::migration::TABLE.map(|row| row.phase));
+    for pair in machine.log.done().windows(2) {
+        assert_eq!(pair[0].end_us, pair[1].start_us);
+    }
+}

@@ -1,0 +1,197 @@
+//! QEMU's command line, as a pure function.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Accel;
+
+/// A machine type that images boot on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// PCI Express chipset of a PC.
+    #[default]
+    Q35,
+    /// No PCI, virtio over MMIO; the least to emulate.
+    Microvm,
+}
+
+/// All that the command line depends on.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "named after QEMU's options")]
+pub struct CommandLine {
+    pub machine: Machine,
+    pub accel: Accel,
+    pub memory_mib: u32,
+    pub ram_file: PathBuf,
+    pub kernel: PathBuf,
+    pub append: String,
+    /// Name of the tap; without one the guest has no NIC.
+    pub tap: Option<String>,
+    pub mac: String,
+    /// Unix sockets on which the agent listens and to which QEMU connects when it starts, so that
+    /// no byte of the guest can come too early.
+    pub console: PathBuf,
+    pub control: PathBuf,
+    pub qmp: PathBuf,
+}
+
+/// Boot arguments of a guest.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "named after the arguments")]
+pub struct BootArguments<'a> {
+    pub ip: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Option<Ipv4Addr>,
+    pub standby: bool,
+    pub epoch: u64,
+    pub service: &'a [String],
+}
+
+impl BootArguments<'_> {
+    /// The kernel command line.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = format!("ip={}/{}", self.ip, self.prefix);
+        if let Some(gateway) = self.gateway {
+            text += &format!(" gw={gateway}");
+        }
+        if self.standby {
+            text += " standby";
+        } else {
+            text += &format!(" epoch={}", self.epoch);
+        }
+        if !self.service.is_empty() {
+            text += " -- ";
+            text += &self.service.join(" ");
+        }
+        text
+    }
+}
+
+/// A path as the value of an option: QEMU reads `,,` as one comma.
+fn value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+impl CommandLine {
+    /// The arguments, without the program's name.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut out: Vec<OsString> = Vec::new();
+        let mut option = |name: &str, value: String| {
+            out.push(name.into());
+            out.push(value.into());
+        };
+        option("-machine", match self.machine {
+            Machine::Q35 => "q35,memory-backend=ram".into(),
+            // Two IOAPICs make the kernel panic.
+            Machine::Microvm => "microvm,ioapic2=off,memory-backend=ram".into(),
+        });
+        option("-accel", self.accel.to_string());
+        option("-cpu", "max".into());
+        option("-smp", "1".into());
+        option("-m", format!("{}M", self.memory_mib));
+        option(
+            "-object",
+            format!(
+                "memory-backend-file,id=ram,size={}M,mem-path={},share=on",
+                self.memory_mib,
+                value(&self.ram_file)
+            ),
+        );
+        option("-kernel", self.kernel.display().to_string());
+        option("-append", self.append.clone());
+        if let Some(tap) = &self.tap {
+            let device = match self.machine {
+                Machine::Q35 => "virtio-net-pci",
+                Machine::Microvm => "virtio-net-device",
+            };
+            option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
+            option("-device", format!("{device},netdev=net0,mac={}", self.mac));
+        }
+        for (id, path) in [("log", &self.console), ("ctl", &self.control), ("qmp", &self.qmp)] {
+            option("-chardev", format!("socket,id={id},path={},server=off", value(path)));
+        }
+        option("-serial", "chardev:log".into());
+        match self.machine {
+            Machine::Q35 => option("-serial", "chardev:ctl".into()),
+            // microvm makes one serial port of its own; the second must be asked for.
+            Machine::Microvm => option("-device", "isa-serial,index=1,chardev=ctl".into()),
+        }
+        option("-mon", "chardev=qmp,mode=control".into());
+        option("-display", "none".into());
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            out.push(flag.into());
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(machine: Machine) -> String {
+        let line = CommandLine {
+            machine,
+            accel: Accel::Tcg,
+            memory_mib: 64,
+            ram_file: "/dev/shm/a,b".into(),
+            kernel: "/images/x".into(),
+            append: "ip=10.0.0.1/24".into(),
+            tap: Some("ft-1".into()),
+            mac: "02:00:00:00:00:01".into(),
+            console: "/run/log".into(),
+            control: "/run/ctl".into(),
+            qmp: "/run/qmp".into(),
+        };
+        let arguments = line.arguments();
+        arguments.iter().map(|part| part.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn q35() {
+        assert_eq!(
+            command(Machine::Q35),
+            "-machine q35,memory-backend=ram -accel tcg -cpu max -smp 1 -m 64M \
+             -object memory-backend-file,id=ram,size=64M,mem-path=/dev/shm/a,,b,share=on \
+             -kernel /images/x -append ip=10.0.0.1/24 \
+             -netdev tap,id=net0,ifname=ft-1,script=no,downscript=no \
+             -device virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01 \
+             -chardev socket,id=log,path=/run/log,server=off \
+             -chardev socket,id=ctl,path=/run/ctl,server=off \
+             -chardev socket,id=qmp,path=/run/qmp,server=off \
+             -serial chardev:log -serial chardev:ctl -mon chardev=qmp,mode=control \
+             -display none -nodefaults -no-user-config -no-reboot"
+        );
+    }
+
+    #[test]
+    fn microvm_has_virtio_mmio_and_asks_for_its_second_port() {
+        let line = command(Machine::Microvm);
+        assert!(line.contains("-machine microvm,ioapic2=off,"));
+        assert!(line.contains("virtio-net-device,netdev=net0"));
+        assert!(line.contains("-device isa-serial,index=1,chardev=ctl"));
+    }
+
+    #[test]
+    fn boot_arguments() {
+        let service = ["-v".to_owned(), "x".to_owned()];
+        let mut boot = BootArguments {
+            ip: Ipv4Addr::new(10, 77, 0, 50),
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 77, 0, 1)),
+            standby: false,
+            epoch: 3,
+            service: &service,
+        };
+        assert_eq!(boot.render(), "ip=10.77.0.50/24 gw=10.77.0.1 epoch=3 -- -v x");
+        boot.standby = true;
+        boot.gateway = None;
+        assert_eq!(boot.render(), "ip=10.77.0.50/24 standby -- -v x");
+    }
+}

@@ -1,0 +1,38 @@
+//! The snapshot file.
+//!
+//! ```text
+//! header (128 bytes, ferry_protocol::snapshot) | metadata (JSON) | page table: count × u32, ascending
+//! | blocks: u32 length, LZ4 of up to 16 pages | BLAKE3 of all before (32 bytes)
+//! ```
+//!
+//! 1. [`write`]: from a memory file to bytes.
+//! 2. [`read`]: bytes that are checked as a whole before anything in them is used.
+//! 3. [`file`]: files that are there whole or not at all.
+
+pub mod file;
+pub mod read;
+pub mod write;
+
+pub use read::{Snapshot, SnapshotError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::ServiceSpec;
+
+/// Pages that are compressed together.
+pub const PAGES_PER_BLOCK: usize = 16;
+/// Longest metadata, in bytes.
+pub const MAX_META: u32 = 64 << 10;
+/// Bytes of the digest at the end.
+pub const DIGEST_LEN: usize = 32;
+
+/// What is not memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The service.
+    pub spec: ServiceSpec,
+    /// Connections in it.
+    pub connections: u32,
+    /// When it was made, in microseconds since the Unix epoch.
+    pub made_us: u64,
+}

@@ -1,0 +1,17 @@
+//! The page stream between the agents of a move.
+//!
+//! 1. [`frame`]: length-bounded, checksummed frames on a byte stream.
+//! 2. [`message`]: what the two agents tell each other.
+//! 3. [`pages`]: runs of pages in a frame, read from one memory file and written into another.
+//! 4. [`digest`]: both sides' running digest over (page number, content), compared at the end.
+//! 5. [`link`]: the two ends of the connection.
+
+pub mod digest;
+pub mod frame;
+pub mod link;
+pub mod message;
+pub mod pages;
+
+pub use digest::PageDigest;
+pub use link::{Link, LinkError};
+pub use message::{FromDestination, FromSource};

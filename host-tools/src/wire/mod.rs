@@ -1,0 +1,258 @@
+//! The one place where host-tools opens and accepts connections.
+//!
+//! Manager, agents and commands meet over TCP or a unix socket. Everything above this module sees a
+//! [`Stream`]; what authenticates and encrypts it goes in here and nowhere else.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Where a manager or an agent listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `host:port`.
+    Tcp(String),
+    /// Path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// A text that is no [`Address`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{text}` is no address: use http://HOST:PORT, HOST:PORT or unix:PATH")]
+pub struct AddressError {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = || AddressError { text: text.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(error()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        match rest.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(rest.to_owned()))
+            }
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host_port) => write!(f, "http://{host_port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum ConnectError {
+    #[error("{address} does not answer: {source}")]
+    Io { address: Address, source: io::Error },
+    #[error("{address} did not answer within {} ms", timeout.as_millis())]
+    Timeout { address: Address, timeout: Duration },
+}
+
+/// Why nothing listens at an address.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    /// Where.
+    pub address: Address,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A connection.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the variants say it")]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Connects to `address` within `timeout`.
+///
+/// # Errors
+/// The peer refused, is unreachable, or did not answer in time.
+pub async fn connect(address: &Address, timeout: Duration) -> Result<Stream, ConnectError> {
+    let attempt = async {
+        match address {
+            Address::Tcp(host_port) => {
+                let stream = TcpStream::connect(host_port).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        }
+    };
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) => Err(ConnectError::Io { address: address.clone(), source }),
+        Err(_) => Err(ConnectError::Timeout { address: address.clone(), timeout }),
+    }
+}
+
+/// Accepts connections; `axum::serve` takes it.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the variants say it")]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Listens at `address`. A unix socket left behind by a process that is gone is replaced; only the
+/// owner may connect to it.
+///
+/// # Errors
+/// The address is taken or not this machine's.
+pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
+    let listener = match address {
+        Address::Tcp(host_port) => TcpListener::bind(host_port).await.map(Listener::Tcp),
+        Address::Unix(path) => listen_unix(path).await.map(Listener::Unix),
+    };
+    listener.map_err(|source| ListenError { address: address.clone(), source })
+}
+
+async fn listen_unix(path: &std::path::Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+impl Listener {
+    /// The address it got, for a TCP port chosen by the system.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(listener) => TcpListener::local_addr(listener).ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Stream;
+    type Addr = String;
+
+    async fn accept(&mut self) -> (Stream, String) {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => TcpListener::accept(listener).await.and_then(|(stream, peer)| {
+                    stream.set_nodelay(true)?;
+                    Ok((Stream::Tcp(stream), peer.to_string()))
+                }),
+                Self::Unix(listener) => {
+                    UnixListener::accept(listener)
+                        .await
+                        .map(|(stream, _)| (Stream::Unix(stream), "unix".into()))
+                }
+            };
+            match accepted {
+                Ok(accepted) => return accepted,
+                // The peer went away again, or descriptors ran out: let others run, then go on.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<String> {
+        match self {
+            Self::Tcp(listener) => TcpListener::local_addr(listener).map(|addr| addr.to_string()),
+            Self::Unix(_) => Ok("unix".into()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (text, address) in [
+            ("http://10.77.0.2:7700", Address::Tcp("10.77.0.2:7700".into())),
+            ("http://localhost:80/", Address::Tcp("localhost:80".into())),
+            ("10.77.0.2:7700", Address::Tcp("10.77.0.2:7700".into())),
+            ("unix:/run/f.sock", Address::Unix("/run/f.sock".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(address));
+        }
+        for text in ["", "unix:", "host", ":80", "host:port", "http://host:99999"] {
+            assert_eq!(text.parse::<Address>(), Err(AddressError { text: text.into() }));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::Unix(dir.path().join("s"));
+        drop(listen(&address).await.unwrap());
+        let live = listen(&address).await.unwrap();
+        let error = listen(&address).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+    }
+}
