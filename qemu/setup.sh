@@ -68,6 +68,7 @@ if [ -n "$tests" ]; then
     exit 1
   fi
   cargo fmt --version >/dev/null 2>&1 || need rustfmt-web "checks the formatting"
+  need_command shellcheck shellcheck "lints of the shell scripts"
   need_command wrk wrk "HTTP load on a service while it moves"
   need_command tcpdump tcpdump "network trace of a move"
   need_command jq jq "reads the commands' JSON"

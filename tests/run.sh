@@ -1,0 +1,183 @@
+#!/bin/sh
+# Sets this machine up and runs every check and test. The last line is "N passed, N failed".
+#
+#   sh tests/run.sh            everything
+#   sh tests/run.sh lint sim   the steps whose name contains one of the words (set-up always)
+#   sh tests/run.sh --list     the names of the steps
+#
+# A failing step does not stop the others. What a step printed is in target/ferry/tests/STEP.log.
+# FERRY_TEST_MINUTES bounds the whole run (default 28): what has not ended by then has failed.
+set -eu
+
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
+export PATH TERM=dumb CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}" CARGO_TERM_PROGRESS_WHEN=never
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+logs=$root/target/ferry/tests
+started=$(date +%s)
+budget=$((${FERRY_TEST_MINUTES:-28} * 60))
+
+# Largest image of the smallest service, in bytes.
+image_limit=$((2 << 20))
+
+services() {
+  for manifest in services/*/Cargo.toml; do
+    basename "$(dirname "$manifest")"
+  done
+}
+
+# The programs of tests/Cargo.toml: sim, system, ...
+test_programs() {
+  sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml
+}
+
+# Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
+clippy() {
+  # shellcheck source=/dev/null
+  . "$root/target/ferry/toolchain/env"
+  "$(dirname "$FERRY_RUSTC")/cargo-clippy" clippy --locked "$@" -- -D warnings
+}
+
+# Each step and the minutes it may take.
+steps() {
+  cat <<END
+scripts 1
+format 1
+lint-host 8
+unit 10
+docs 4
+lint-guest 8
+images 8
+$(test_programs | sed 's/$/ 12/')
+END
+}
+
+step() {
+  case $1 in
+    scripts)
+      find . -name target -prune -o -name node_modules -prune -o -type f \
+        \( -name '*.sh' -o -path ./qemu/rustc -o -path ./.ci/run \) -print | sort | xargs shellcheck -x -e SC1091 ;;
+    format)
+      cargo fmt --all --check
+      (cd runtime/machine && cargo fmt --check) ;;
+    lint-host) clippy --workspace --all-targets ;;
+    # What is compiled for a guest only: as an image, with the host-bound unit apart.
+    lint-guest)
+      # shellcheck disable=SC2046 # a list of words
+      clippy --release --target x86_64-unknown-hermit -p runtime $(services | sed 's/^/-p /')
+      (cd runtime/machine && clippy --release --target x86_64-unknown-none) ;;
+    unit) cargo test --locked --workspace --exclude ferry-tests --no-fail-fast ;;
+    docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps ;;
+    images)
+      # shellcheck disable=SC2046 # a list of words
+      cargo build --locked --release --target x86_64-unknown-hermit $(services | sed 's/^/-p /')
+      smallest=$(for service in $(services); do
+        wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$service"
+      done | sort -n | head -n 1)
+      echo "smallest image: $smallest bytes, limit $image_limit"
+      [ "$smallest" -le "$image_limit" ] ;;
+    # A machine-wide measure, time, is part of what the others test: one at a time.
+    sim) cargo test --locked --release -p ferry-tests --test sim --no-fail-fast ;;
+    *)
+      cargo build --locked --release -p host-tools
+      cargo test --locked --release -p ferry-tests --test "$1" --no-fail-fast -- --test-threads=1 ;;
+  esac
+}
+
+# counts LOG: "passed failed", as the test programs in it say.
+counts() {
+  sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$1" |
+    { passed=0 failed=0
+      while read -r p f; do passed=$((passed + p)) failed=$((failed + f)); done
+      echo "$passed $failed"; }
+}
+
+case ${1-} in
+  --step)
+    step "$2"
+    exit ;;
+  --list)
+    steps | cut -d' ' -f1
+    exit ;;
+  -*)
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    exit 2 ;;
+esac
+
+wanted() {
+  [ -n "$filters" ] || return 0
+  for filter in $filters; do
+    case $1 in *"$filter"*) return 0 ;; esac
+  done
+  return 1
+}
+filters=$*
+if ! steps | while read -r name _; do ! wanted "$name" || exit 1; done; then :; else
+  echo "tests: no step is called like: $filters; there are: $(steps | cut -d' ' -f1 | tr '\n' ' ')" >&2
+  exit 2
+fi
+
+total_passed=0
+total_failed=0
+summary=
+child=
+finish() {
+  trap '' INT TERM HUP
+  [ -z "$child" ] || kill "$child" 2>/dev/null || true
+  printf '\n%s\n' "step                 passed  failed  seconds$summary"
+  echo "$total_passed passed, $total_failed failed"
+  [ "$total_failed" -eq 0 ] && [ "$total_passed" -gt 0 ]
+  exit
+}
+trap 'total_failed=$((total_failed + 1)); finish' INT TERM HUP
+
+# run NAME MINUTES COMMAND...
+run() {
+  name=$1
+  begun=$(date +%s)
+  limit=$(($2 * 60))
+  left=$((started + budget - begun))
+  [ "$limit" -le "$left" ] || limit=$left
+  shift 2
+  log=$logs/$name.log
+  echo "== $name"
+  code=124
+  : >"$log"
+  if [ "$limit" -gt 0 ]; then
+    timeout -k 20 "$limit" "$@" >"$log" 2>&1 </dev/null &
+    child=$!
+    # The log is followed, not piped: what a step leaves running must not hold up the next.
+    tail -f -s 0.2 --pid="$child" -n +1 "$log"
+    code=0
+    wait "$child" || code=$?
+    child=
+  fi
+  seconds=$(($(date +%s) - begun))
+  [ "$code" -ne 124 ] || echo "tests: $name had not ended after $seconds s; stopped"
+
+  found=$(counts "$log")
+  passed=${found% *} failed=${found#* }
+  if [ "$code" -ne 0 ] && [ "$failed" -eq 0 ]; then
+    failed=1
+  elif [ "$code" -eq 0 ] && [ "$passed" -eq 0 ]; then
+    passed=1
+  fi
+  total_passed=$((total_passed + passed))
+  total_failed=$((total_failed + failed))
+  summary="$summary
+$(printf '%-20s %6s  %6s  %7s' "$name" "$passed" "$failed" "$seconds")"
+  echo "== $name: $passed passed, $failed failed, $seconds s"
+}
+
+mkdir -p "$logs"
+run setup 12 sh qemu/setup.sh --tests
+# Nothing works without it.
+[ "$total_failed" -eq 0 ] || finish
+total_passed=0
+
+# Not piped into the loop: the loop counts.
+steps >"$logs/steps"
+while read -r name minutes <&3; do
+  ! wanted "$name" || run "$name" "$minutes" sh "$root/tests/run.sh" --step "$name"
+done 3<"$logs/steps"
+finish
