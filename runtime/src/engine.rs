@@ -1,0 +1,333 @@
+//! The portable side's heart: one network stack, one idle line, and what the machine orders there.
+//!
+//! ```text
+//! tokio: run tasks ──none ready──▶ futex wait (syscalls) ──▶ idle():  serve frames and timers
+//!    ▲                                                          │     nothing woke? park
+//!    └────────────────── a task was woken ◀─────────────────────┘
+//! ```
+//!
+//! The machine's tasks arrive as what `host_park` returns with. All of a drain, the capture and the
+//! resume happen inside [`idle`], so no code of the service runs between a drain's begin and its end.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::task::Waker;
+
+use ferry_abi::{Report, Task, Wake};
+use ferry_net::{Config, DrainStatus, Instant, Nic, Stack, Storage};
+use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
+
+use crate::single::Single;
+use crate::{clock, heap};
+
+/// Largest buffer of a connection in each direction: the largest window that needs no scaling.
+const MAX_BUFFER: usize = 65_535;
+/// Least buffer: below it a connection is refused.
+const MIN_BUFFER: usize = 4096;
+/// A connection's two buffers take at most this part of the free memory.
+const MEMORY_SHARE: usize = 512;
+/// Part of the heap that connections leave to the service.
+const RESERVE: usize = 1 << 20;
+/// How often, in task polls, a busy runtime looks at network and orders.
+const EVENT_INTERVAL: u32 = 31;
+
+static STACK: Single<RefCell<Option<Stack>>> = Single::new(RefCell::new(None));
+/// Woken when something happened while the runtime was idle: its wake-up makes tokio look for tasks.
+static ROOT: Single<RefCell<Option<Waker>>> = Single::new(RefCell::new(None));
+/// Answers that the agent reads from RAM, kept until the next of their kind.
+static FREE_MAP: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
+static LISTING: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
+/// [`serve`] is on the call stack: wakers that read the clock must not enter it again.
+static SERVING: Single<Cell<bool>> = Single::new(Cell::new(false));
+
+/// The machine's NIC as the stack wants it.
+struct Card;
+
+impl Nic for Card {
+    fn receive<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let frame = ferry_abi::host_receive();
+        if frame.data.is_null() {
+            return None;
+        }
+        // SAFETY: the frame is valid until it is given back, which is after `f`.
+        let result = f(unsafe { std::slice::from_raw_parts(frame.data, frame.len as usize) });
+        ferry_abi::host_receive_done();
+        Some(result)
+    }
+
+    fn transmit_ready(&mut self) -> bool {
+        !ferry_abi::host_transmit(0).is_null()
+    }
+
+    fn transmit(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let buffer = ferry_abi::host_transmit(len as u64);
+        if buffer.is_null() {
+            return false;
+        }
+        // SAFETY: the buffer has room for `len` bytes and is ours until it is queued.
+        fill(unsafe { std::slice::from_raw_parts_mut(buffer, len) });
+        ferry_abi::host_transmit_done();
+        true
+    }
+
+    fn flush(&mut self) {
+        ferry_abi::host_flush();
+    }
+}
+
+/// The service clock as the stack counts it.
+fn now() -> Instant {
+    Instant::from_micros((clock::monotonic_ns() / 1_000) as i64)
+}
+
+fn seed() -> [u64; 4] {
+    std::array::from_fn(|_| ferry_abi::host_random())
+}
+
+/// Buffers by the memory that is left, in whole pages, so that one that is empty need not move.
+fn allocate_buffers(_port: u16) -> Option<Storage> {
+    let free = heap::free_bytes().saturating_sub(RESERVE);
+    let size = (free / MEMORY_SHARE).next_multiple_of(PAGE_SIZE).clamp(MIN_BUFFER, MAX_BUFFER);
+    (free >= 2 * size).then(|| Storage { rx: uninitialised(size), tx: uninitialised(size) })
+}
+
+/// A buffer whose pages nobody has touched yet: zeroing it would make all of it state.
+fn uninitialised(size: usize) -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(size);
+    // SAFETY: the capacity is there, and any byte is a valid `u8`: the memory is RAM that the machine
+    // or a former owner has written, and only smoltcp's ring buffer sees it, which hands out no byte
+    // that it has not received.
+    unsafe { buffer.set_len(size) };
+    buffer
+}
+
+/// Runs `f` with the network stack.
+pub fn with_stack<R>(f: impl FnOnce(&mut Stack) -> R) -> R {
+    f(STACK.borrow_mut().get_or_insert_with(new_stack))
+}
+
+fn new_stack() -> Stack {
+    let machine = ferry_abi::host_machine();
+    let gateway = (machine.gateway != [0; 4]).then(|| machine.gateway.into());
+    let config = Config {
+        mac: machine.mac,
+        ip: machine.ip.into(),
+        prefix: machine.prefix,
+        gateway,
+        seed: seed(),
+    };
+    Stack::new(&config, allocate_buffers, now())
+}
+
+/// Takes frames and runs timers until there is no more to do. Returns whether a task may have been
+/// woken.
+fn serve() -> bool {
+    let mut woke = false;
+    loop {
+        let progress = with_stack(|stack| stack.poll(now(), &mut Card));
+        woke |= progress.woke;
+        if !progress.more || woke {
+            return woke;
+        }
+    }
+}
+
+/// Makes tokio return from its wait.
+fn wake_root() {
+    if let Some(waker) = ROOT.borrow().as_ref() {
+        waker.wake_by_ref();
+    }
+}
+
+/// Called whenever the service reads the clock, which a busy tokio does every few task polls: looks,
+/// with a load or two, whether frames or orders wait, so that they are served although no task yields
+/// to the idle line.
+pub fn look() {
+    if !SERVING.get() && ferry_abi::host_pending() {
+        wake_root();
+    }
+}
+
+/// One turn of the idle line: serves the network, then leaves the CPU until something happens, but no
+/// longer than `deadline` (service clock, nanoseconds).
+pub fn idle(deadline: Option<u64>) {
+    SERVING.set(true);
+    let woke = serve();
+    if woke {
+        wake_root();
+    } else {
+        let network = with_stack(|stack| stack.poll_at());
+        let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
+        let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
+        perform(ferry_abi::host_park(until));
+    }
+    SERVING.set(false);
+}
+
+/// Serves network and orders from within the busy runtime.
+fn attend() {
+    SERVING.set(true);
+    serve();
+    if ferry_abi::host_pending() {
+        perform(ferry_abi::host_park(0));
+    }
+    SERVING.set(false);
+}
+
+/// Does what the machine asks, and whatever it asks next, until the service may run again.
+fn perform(wake: Wake) {
+    match wake.task {
+        Task::None => {}
+        Task::Drain => drain(u64::from(wake.argument)),
+        Task::Prepare => prepare(),
+        Task::Connections => list(),
+        // Not drained, but frozen and thawed: the windows have stayed as they were.
+        Task::Reopen => reopen(wake),
+        Task::Resume => reopen(wake),
+    }
+}
+
+/// Closes all windows and waits for what is in flight; from then on serves only acknowledgements
+/// until the windows are reopened, here or on another machine.
+fn drain(timeout_us: u64) {
+    let deadline = now() + ferry_net::Duration::from_micros(timeout_us);
+    with_stack(|stack| stack.drain_begin(now(), deadline));
+    let mut reported = false;
+    loop {
+        let status = with_stack(|stack| stack.drain_poll(now(), &mut Card));
+        let until = match status {
+            DrainStatus::Pending(at) => {
+                clock::machine_ns(at.total_micros().max(0).cast_unsigned() * 1_000)
+            }
+            DrainStatus::Done(drained) => {
+                if !reported {
+                    reported = true;
+                    ferry_abi::host_report(Report::Drained {
+                        connections: drained.connections,
+                        settled: drained.settled,
+                        elapsed_us: drained.elapsed_us,
+                    });
+                }
+                u64::MAX
+            }
+        };
+        let wake = ferry_abi::host_park(until);
+        match wake.task {
+            Task::Reopen | Task::Resume => return reopen(wake),
+            task => perform(Wake { task, ..wake }),
+        }
+    }
+}
+
+/// Reopens the windows after a drain or a freeze.
+fn reopen(wake: Wake) {
+    let resumed = with_stack(|stack| {
+        if wake.task == Task::Resume {
+            clock::resume();
+            stack.resume(now(), seed(), &mut Card)
+        } else {
+            if wake.argument != 0 {
+                clock::resume();
+            }
+            stack.thaw(now(), &mut Card)
+        }
+    });
+    ferry_abi::host_report(Report::Resumed {
+        connections: resumed.connections,
+        held_frames: resumed.held_frames,
+    });
+    wake_root();
+}
+
+/// Tells which pages hold no state. The service may be captured in the next park.
+fn prepare() {
+    let mut map = FREE_MAP.borrow_mut();
+    let end = ferry_abi::host_machine().portable_end;
+    // Sized first: the allocation must not come after the map is drawn.
+    map.resize(((end - PORTABLE_BASE) as usize / PAGE_SIZE).div_ceil(8), 0);
+    heap::free_map(&mut map);
+    with_stack(|stack| {
+        stack.discardable(|start, len| mark_free(&mut map, start, len));
+    });
+    ferry_abi::host_report(Report::Prepared {
+        addr: map.as_ptr() as u64,
+        len: map.len() as u64,
+        monotonic_ns: clock::prepare(),
+    });
+}
+
+/// Sets the bits of the pages that lie wholly in `start..start + len`.
+fn mark_free(map: &mut [u8], start: usize, len: usize) {
+    let base = PORTABLE_BASE as usize;
+    let first = start.saturating_sub(base).div_ceil(PAGE_SIZE);
+    let end = (start + len).saturating_sub(base) / PAGE_SIZE;
+    for page in first..end {
+        if let Some(byte) = map.get_mut(page / 8) {
+            *byte |= 1 << (page % 8);
+        }
+    }
+}
+
+/// Writes the list of connections where the agent can read it.
+fn list() {
+    let mut out = LISTING.borrow_mut();
+    out.clear();
+    let mut count = 0;
+    with_stack(|stack| {
+        for connection in stack.connections() {
+            match postcard::to_extend(&connection, std::mem::take(&mut *out)) {
+                Ok(bytes) => {
+                    *out = bytes;
+                    count += 1;
+                }
+                Err(error) => log::error!("connection {connection:?} cannot be listed: {error}"),
+            }
+        }
+    });
+    ferry_abi::host_report(Report::Connections {
+        addr: out.as_ptr() as u64,
+        len: out.len() as u64,
+        count,
+    });
+}
+
+/// Runs a service's main future to its end, with all that it spawns, on this one thread. An error is
+/// printed and makes the exit code a failure.
+pub fn run(main: impl Future<Output = io::Result<()>>) -> ExitCode {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .event_interval(EVENT_INTERVAL)
+        .build()
+        .expect("a current-thread runtime needs nothing from the system");
+    let result = tokio.block_on(async {
+        let mut main = pin!(main);
+        std::future::poll_fn(|cx| {
+            *ROOT.borrow_mut() = Some(cx.waker().clone());
+            attend();
+            main.as_mut().poll(cx)
+        })
+        .await
+    });
+    // What the service has written goes out before the machine ends.
+    flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("service failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets connections that the service has closed say so, for a moment.
+fn flush() {
+    let deadline = clock::monotonic_ns() + 200_000_000;
+    while clock::monotonic_ns() < deadline
+        && with_stack(|stack| stack.connection_count() > 0)
+    {
+        idle(Some(deadline));
+    }
+}

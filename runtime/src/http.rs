@@ -1,0 +1,41 @@
+//! HTTP for an axum `Router`: hyper's HTTP/1.1, with upgrades (WebSocket).
+
+use std::io;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+
+use crate::net::TcpListener;
+
+/// A client must have sent its request's head within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves `router` on `port` for ever.
+///
+/// # Errors
+/// If the port cannot be bound.
+pub async fn serve(port: u16, router: axum::Router) -> io::Result<()> {
+    let listener = TcpListener::bind(port).await?;
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The peer had gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => continue,
+            Err(error) => return Err(error),
+        };
+        stream.set_nodelay(true)?;
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            if let Err(error) = connection.await {
+                log::debug!("connection of {peer}: {error}");
+            }
+        });
+    }
+}

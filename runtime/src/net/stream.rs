@@ -1,0 +1,111 @@
+//! A connection.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use ferry_net::ConnId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{connect_error, stream_error};
+use crate::engine::with_stack;
+
+/// A TCP connection. Dropping it closes it in order; TCP finishes in the background. If bytes were
+/// received that nobody read, the peer gets a reset instead (RFC 9293 §3.10.4).
+#[derive(Debug)]
+pub struct TcpStream {
+    id: ConnId,
+    /// The peer, which a connection that has ended no longer knows.
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+impl TcpStream {
+    pub(super) fn new(id: ConnId) -> Self {
+        let (peer, local) =
+            with_stack(|stack| (stack.remote_endpoint(id), stack.local_endpoint(id)));
+        Self { id, peer: peer.map(SocketAddr::from), local: local.map(SocketAddr::from) }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused`, `TimedOut`, `AddrNotAvailable`, `OutOfMemory`, or `InvalidInput` for an
+    /// address that names no host.
+    pub async fn connect(ip: Ipv4Addr, port: u16) -> io::Result<Self> {
+        let id = with_stack(|stack| stack.connect(ip, port)).map_err(connect_error)?;
+        let stream = Self::new(id);
+        poll_fn(|cx| with_stack(|stack| stack.poll_connected(cx, id)))
+            .await
+            .map_err(connect_error)?;
+        Ok(stream)
+    }
+
+    /// The peer's address and port.
+    ///
+    /// # Errors
+    /// `NotConnected` if the peer had gone before the connection was accepted.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Our own address and port.
+    ///
+    /// # Errors
+    /// As for [`peer_addr`](Self::peer_addr).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.local.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Turns Nagle's algorithm off (`true`) or on.
+    ///
+    /// # Errors
+    /// None; the signature is tokio's.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        with_stack(|stack| stack.set_nodelay(self.id, nodelay));
+        Ok(())
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let space = buf.initialize_unfilled();
+        with_stack(|stack| stack.poll_recv(cx, self.id, space)).map(|read| {
+            buf.advance(read.map_err(stream_error)?);
+            Ok(())
+        })
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        with_stack(|stack| stack.poll_send(cx, self.id, bytes))
+            .map(|sent| sent.map_err(stream_error))
+    }
+
+    /// Written bytes are TCP's at once; there is nothing to flush.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with_stack(|stack| stack.shutdown_send(self.id));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        with_stack(|stack| stack.close(self.id));
+    }
+}

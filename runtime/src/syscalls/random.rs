@@ -1,0 +1,15 @@
+//! Entropy: always the machine's own, so that two copies of a service never share it.
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_read_entropy(buf: *mut u8, len: usize, _flags: u32) -> isize {
+    if buf.is_null() {
+        return -(super::EINVAL as isize);
+    }
+    let len = len.min(isize::MAX as usize);
+    // SAFETY: the caller passes `len` writable bytes.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(buf, len) };
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&ferry_abi::host_random().to_ne_bytes()[..chunk.len()]);
+    }
+    len as isize
+}
