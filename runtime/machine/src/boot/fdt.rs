@@ -11,12 +11,13 @@ const END: u32 = 9;
 const HEADER: usize = 40;
 /// An empty memory reservation block: one terminating entry.
 const RESERVATIONS: usize = 16;
-const STRINGS: &[u8] = b"#address-cells\0#size-cells\0reg\0device_type\0bootargs\0";
+const STRINGS: &[u8] = b"#address-cells\0#size-cells\0reg\0device_type\0bootargs\0compatible\0";
 const ADDRESS_CELLS: u32 = 0;
 const SIZE_CELLS: u32 = 15;
 const REG: u32 = 27;
 const DEVICE_TYPE: u32 = 31;
 const BOOTARGS: u32 = 43;
+const COMPATIBLE: u32 = 52;
 
 #[repr(C, align(8))]
 struct Blob([u8; 1024]);
@@ -72,6 +73,7 @@ pub(super) fn write(start: u64, end: u64, rsdp: u64) -> u64 {
     writer.begin(b"\0");
     writer.property(ADDRESS_CELLS, &2u32.to_be_bytes());
     writer.property(SIZE_CELLS, &2u32.to_be_bytes());
+    writer.property(COMPATIBLE, b"ferry\0");
     writer.begin(b"chosen\0");
     writer.property(BOOTARGS, b"ferry\0");
     writer.cell(END_NODE);
