@@ -1,0 +1,131 @@
+//! `ferry-client`: clients of Ferry's services that check every byte and measure every gap.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use ferry_tests::client::transfer::Direction;
+use ferry_tests::client::{Control, End, hold, pingpong, print_line, transfer};
+
+/// Clients that check every byte and measure every gap.
+///
+/// A line on standard input is a mark: the client prints what it saw since the mark before. The last
+/// line of output is the report. Exit code 0: nothing went wrong; 1: something did.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    client: Client,
+}
+
+#[derive(Subcommand)]
+enum Client {
+    /// Messages to an echo service, one on the way per connection
+    Pingpong {
+        #[command(flatten)]
+        common: Common,
+        /// Bytes of a message
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+        size: u32,
+        /// Time from an answer to the next message of a connection, in milliseconds
+        #[arg(long, default_value_t = 0)]
+        think_ms: u64,
+    },
+    /// Connections that say nothing, except one message each at every mark and at the end
+    Hold {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Downloads from the service `transfer`
+    Download {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        transfer: Transfer,
+    },
+    /// Uploads to the service `transfer`
+    Upload {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        transfer: Transfer,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// Address and port of the service
+    #[arg(long, value_name = "IP:PORT")]
+    connect: SocketAddr,
+    /// Connections side by side
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// End after this time; else at the end of standard input
+    #[arg(long)]
+    seconds: Option<f64>,
+}
+
+#[derive(Args)]
+struct Transfer {
+    /// Bytes of each transfer
+    #[arg(long)]
+    bytes: u64,
+    /// Begin again until the end; the last transfers are finished
+    #[arg(long)]
+    again: bool,
+    /// At most this many bytes per second and connection
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let end = runtime.block_on(run(cli.client));
+    print_line(&end);
+    // The thread that waits for standard input is not worth waiting for.
+    runtime.shutdown_background();
+    if end.flawless() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(client: Client) -> End {
+    let control = |common: &Common| Control::new(common.seconds.map(Duration::from_secs_f64));
+    match client {
+        Client::Pingpong { common, size, think_ms } => {
+            let control = control(&common);
+            let plan = pingpong::Plan {
+                to: common.connect,
+                connections: common.connections,
+                size: size as usize,
+                think: Duration::from_millis(think_ms),
+            };
+            pingpong::run(&plan, control).await
+        }
+        Client::Hold { common } => {
+            let control = control(&common);
+            hold::run(common.connect, common.connections, control).await
+        }
+        Client::Download { common, transfer } => move_bytes(Direction::Download, common, transfer).await,
+        Client::Upload { common, transfer } => move_bytes(Direction::Upload, common, transfer).await,
+    }
+}
+
+async fn move_bytes(direction: Direction, common: Common, args: Transfer) -> End {
+    let control = Control::new(common.seconds.map(Duration::from_secs_f64));
+    let plan = transfer::Plan {
+        to: common.connect,
+        direction,
+        connections: common.connections,
+        bytes: args.bytes,
+        again: args.again,
+        rate: args.rate,
+    };
+    transfer::run(&plan, control).await
+}
