@@ -1,12 +1,12 @@
 //! TCP echo: every byte that arrives goes back, in order, until the peer closes its side.
 //!
-//! [`echo`] is the whole service. An idle connection owns no buffer: bytes pass through a scratch
-//! array on the stack, and only what the peer does not take at once is kept until it does. That is
+//! [`echo`] is the whole service. An idle connection owns no buffer: bytes pass through one that all
+//! connections share, and only what the peer does not take at once is kept until it does. That is
 //! what lets one small guest hold thousands of connections and keeps its snapshot small.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,7 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub const PORT: u16 = 7;
 
 /// Most bytes taken from a connection at a time.
-const SCRATCH_BYTES: usize = 8 * 1024;
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// Where bytes lie between a read and the write that follows at once. Filled with zeroes only
+    /// here, not for every read.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+}
 
 /// Reads answered before other connections get their turn.
 const ROUNDS_PER_TURN: usize = 16;
@@ -48,14 +54,16 @@ impl Echo {
     ) -> Poll<io::Result<()>> {
         for _ in 0..ROUNDS_PER_TURN {
             ready!(self.poll_unsent(stream.as_mut(), cx))?;
-
-            let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH_BYTES];
-            let mut input = ReadBuf::uninit(&mut scratch);
-            match stream.as_mut().poll_read(cx, &mut input)? {
-                Poll::Ready(()) if input.filled().is_empty() => {
-                    return stream.poll_flush(cx);
-                }
-                Poll::Ready(()) => self.answer(stream.as_mut(), input.filled(), cx)?,
+            let read = SCRATCH.with_borrow_mut(|scratch| {
+                let mut input = ReadBuf::new(scratch);
+                stream.as_mut().poll_read(cx, &mut input)?.map(|()| {
+                    self.answer(stream.as_mut(), input.filled(), cx)?;
+                    io::Result::Ok(input.filled().len())
+                })
+            });
+            match read? {
+                Poll::Ready(0) => return stream.poll_flush(cx),
+                Poll::Ready(_) => {}
                 Poll::Pending => {
                     // Nothing more to read for now: what was written must not wait in a buffer.
                     ready!(stream.poll_flush(cx))?;
@@ -74,6 +82,9 @@ impl Echo {
         bytes: &[u8],
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.echoed_bytes += bytes.len() as u64;
         let taken = match stream.poll_write(cx, bytes) {
             Poll::Ready(taken) => taken?,

@@ -7,9 +7,9 @@ fn main() -> std::process::ExitCode {
         let listener = runtime::net::TcpListener::bind(pingpong::PORT).await?;
         println!("pingpong: echoing on port {}", pingpong::PORT);
         loop {
-            let (stream, _peer) = listener.accept().await?;
-            stream.set_nodelay(true)?;
             // A connection's error is its peer's: reset or gone. The others go on.
+            let Ok((stream, _peer)) = listener.accept().await else { continue };
+            stream.set_nodelay(true)?;
             tokio::spawn(async move { pingpong::echo(stream).await.ok() });
         }
     })
