@@ -15,6 +15,7 @@ use std::io;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::task::Waker;
+use std::time::Duration;
 
 use ferry_abi::{Report, Task, Wake};
 use ferry_net::{Config, DrainStatus, Instant, Nic, Stack, Storage};
@@ -33,9 +34,11 @@ const MEMORY_SHARE: usize = 512;
 const RESERVE: usize = 1 << 20;
 /// How often, in task polls, a busy runtime looks at network and orders.
 const EVENT_INTERVAL: u32 = 31;
+/// A time in which something else happens.
+const FAR: Duration = Duration::from_secs(24 * 3600);
 
 static STACK: Single<RefCell<Option<Stack>>> = Single::new(RefCell::new(None));
-/// Woken when something happened while the runtime was idle: its wake-up makes tokio look for tasks.
+/// Waker of the root future, in which a busy runtime serves network and orders.
 static ROOT: Single<RefCell<Option<Waker>>> = Single::new(RefCell::new(None));
 /// Answers that the agent reads from RAM, kept until the next of their kind.
 static FREE_MAP: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
@@ -135,7 +138,7 @@ fn serve() -> bool {
     }
 }
 
-/// Makes tokio return from its wait.
+/// Makes tokio poll the root future when it next chooses a task.
 fn wake_root() {
     if let Some(waker) = ROOT.borrow().as_ref() {
         waker.wake_by_ref();
@@ -152,19 +155,20 @@ pub fn look() {
 }
 
 /// One turn of the idle line: serves the network, then leaves the CPU until something happens, but no
-/// longer than `deadline` (service clock, nanoseconds).
-pub fn idle(deadline: Option<u64>) {
+/// longer than `deadline` (service clock, nanoseconds). Returns whether a task may have been woken, in
+/// which case whoever waits has to return: tokio takes a wake-up on its own thread for one that finds
+/// it awake, and will not end the wait itself.
+pub fn idle(deadline: Option<u64>) -> bool {
     SERVING.set(true);
-    let woke = serve();
-    if woke {
-        wake_root();
-    } else {
+    let mut woke = serve();
+    if !woke {
         let network = with_stack(|stack| stack.poll_at());
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
-        perform(ferry_abi::host_park(until));
+        woke = perform(ferry_abi::host_park(until));
     }
     SERVING.set(false);
+    woke
 }
 
 /// Serves network and orders from within the busy runtime.
@@ -177,17 +181,18 @@ fn attend() {
     SERVING.set(false);
 }
 
-/// Does what the machine asks, and whatever it asks next, until the service may run again.
-fn perform(wake: Wake) {
+/// Does what the machine asks, and whatever it asks next, until the service may run again. Returns
+/// whether a task may have been woken.
+fn perform(wake: Wake) -> bool {
     match wake.task {
         Task::None => {}
         Task::Drain => drain(u64::from(wake.argument)),
         Task::Prepare => prepare(),
         Task::Connections => list(),
-        // Not drained, but frozen and thawed: the windows have stayed as they were.
-        Task::Reopen => reopen(wake),
-        Task::Resume => reopen(wake),
+        // Without a drain before it: frozen and thawed, or captured while the windows were open.
+        Task::Reopen | Task::Resume => reopen(wake),
     }
+    matches!(wake.task, Task::Drain | Task::Reopen | Task::Resume)
 }
 
 /// Closes all windows and waits for what is in flight; from then on serves only acknowledgements
@@ -217,7 +222,9 @@ fn drain(timeout_us: u64) {
         let wake = ferry_abi::host_park(until);
         match wake.task {
             Task::Reopen | Task::Resume => return reopen(wake),
-            task => perform(Wake { task, ..wake }),
+            _ => {
+                perform(wake);
+            }
         }
     }
 }
@@ -239,7 +246,6 @@ fn reopen(wake: Wake) {
         connections: resumed.connections,
         held_frames: resumed.held_frames,
     });
-    wake_root();
 }
 
 /// Tells which pages hold no state. The service may be captured in the next park.
@@ -304,8 +310,15 @@ pub fn run(main: impl Future<Output = io::Result<()>>) -> ExitCode {
         .expect("a current-thread runtime needs nothing from the system");
     let result = tokio.block_on(async {
         let mut main = pin!(main);
+        // With a timer pending, tokio waits with a timeout, and such a wait ends when `idle` says so;
+        // one without would go on until another thread ends it.
+        let mut timer = pin!(tokio::time::sleep(FAR));
         std::future::poll_fn(|cx| {
             *ROOT.borrow_mut() = Some(cx.waker().clone());
+            if timer.as_mut().poll(cx).is_ready() {
+                timer.as_mut().reset(tokio::time::Instant::now() + FAR);
+                let _ = timer.as_mut().poll(cx);
+            }
             attend();
             main.as_mut().poll(cx)
         })

@@ -31,12 +31,15 @@ unsafe extern "C" fn sys_futex_wait(
     if futex.load(Ordering::SeqCst) != expected {
         return -EAGAIN;
     }
-    // There is one thread: the value changes only by what a wake-up inside `idle` does.
     while futex.load(Ordering::SeqCst) == expected {
         if deadline.is_some_and(|deadline| clock::monotonic_ns() >= deadline) {
             return -ETIMEDOUT;
         }
-        engine::idle(deadline);
+        // A wait may end without a wake-up of its futex: there is one thread, so only what `idle` woke
+        // can make the waiter go on.
+        if engine::idle(deadline) {
+            return 0;
+        }
     }
     0
 }
