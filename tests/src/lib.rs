@@ -3,7 +3,11 @@
 //! - [`pattern`]: bytes that both ends can make from a number.
 //! - [`gap`]: how long a client waits without progress.
 //! - [`client`]: the clients of `ferry-client`: ordinary Linux TCP, every byte checked.
+//! - [`trace`]: what a move looks like on the wire, checked against TCP's rules.
+//! - [`harness`]: a lab of its own for each test, services in it, clients, counters, captures.
 
 pub mod client;
 pub mod gap;
+pub mod harness;
 pub mod pattern;
+pub mod trace;

@@ -52,7 +52,8 @@ mod tests {
     #[test]
     fn splitmix64_reference_values() {
         // The first outputs of the reference implementation (Vigna, splitmix64.c) for seed 1234567.
-        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let expected =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([0, 1, 2].map(|k| word(1_234_567, k)), expected);
     }
 

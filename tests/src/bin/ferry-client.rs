@@ -112,8 +112,12 @@ async fn run(client: Client) -> End {
             let control = control(&common);
             hold::run(common.connect, common.connections, control).await
         }
-        Client::Download { common, transfer } => move_bytes(Direction::Download, common, transfer).await,
-        Client::Upload { common, transfer } => move_bytes(Direction::Upload, common, transfer).await,
+        Client::Download { common, transfer } => {
+            move_bytes(Direction::Download, common, transfer).await
+        }
+        Client::Upload { common, transfer } => {
+            move_bytes(Direction::Upload, common, transfer).await
+        }
     }
 }
 

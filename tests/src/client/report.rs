@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::gap::Spread;
 
 /// What went wrong with a connection.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
 #[serde(tag = "failure", rename_all = "kebab-case")]
 pub enum Failure {
     /// The peer, or something that speaks for it, sent RST.

@@ -212,7 +212,8 @@ async fn download(
     plan: &Plan,
     state: &Connection,
 ) -> Result<String, Failure> {
-    let request = format!("GET /bytes/{}?seed={seed} HTTP/1.1\r\nHost: {}\r\n\r\n", plan.bytes, plan.to.ip());
+    let request =
+        format!("GET /bytes/{}?seed={seed} HTTP/1.1\r\nHost: {}\r\n\r\n", plan.bytes, plan.to.ip());
     within("send a request", stream.write_all(request.as_bytes())).await?;
     let mut buffer = vec![0; PIECE];
     let (head, mut have) = read_head(stream, &mut buffer).await?;

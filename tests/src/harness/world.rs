@@ -1,0 +1,286 @@
+//! A lab, and the commands a user would type in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{need, output_within};
+
+/// Longest time for a lab to come up or go down.
+const LAB_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for a command other than a move.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for a move.
+const MOVE_LIMIT: Duration = Duration::from_secs(90);
+
+/// A lab of its own. Ends with this value, with all that runs in it.
+#[derive(Debug)]
+pub struct World {
+    dir: PathBuf,
+    host_tools: PathBuf,
+    images: PathBuf,
+    services: std::cell::RefCell<Vec<String>>,
+}
+
+impl World {
+    /// Brings a lab up. `scratch` is the test program's `CARGO_TARGET_TMPDIR`; `name` tells labs apart.
+    #[must_use]
+    pub fn start(scratch: &str, name: &str, hosts: u8) -> Self {
+        need(&["qemu-system-x86_64", "tcpdump", "nstat", "ss", "ip", "timeout"]);
+        // The lab's sockets must fit into 107 bytes with what the agents append.
+        let dir = Path::new(scratch).join(format!("lab-{name}"));
+        let dir = if dir.as_os_str().len() <= 60 {
+            dir
+        } else {
+            std::env::temp_dir().join(format!("ferry-{}-{name}", std::process::id()))
+        };
+        let (host_tools, images) = (host_tools(), images(scratch));
+        let services = Vec::new().into();
+        let world = Self { dir, host_tools, images, services };
+        // What an earlier run that was killed has left.
+        let _ = output_within(&world.command(&["lab", "down"]), LAB_LIMIT);
+        let up = world.command(&["lab", "up", "--hosts", &hosts.to_string()]);
+        let out = output_within(&up, LAB_LIMIT);
+        assert!(
+            out.status.success(),
+            "no lab (root is needed, or user namespaces and /dev/net/tun for users):\n{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        world
+    }
+
+    /// A command of `host-tools` in this lab.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.host_tools);
+        command.args(arguments).env("FERRY_LAB_DIR", &self.dir).env_remove("FERRY_MANAGER");
+        command
+    }
+
+    /// Runs a command of `host-tools`: exit code, standard output, standard error.
+    #[must_use]
+    pub fn try_run(&self, arguments: &[&str], limit: Duration) -> (Option<i32>, String, String) {
+        let out = output_within(&self.command(arguments), limit);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    }
+
+    /// The same; it must succeed. Returns its standard output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let (code, out, err) = self.try_run(arguments, COMMAND_LIMIT);
+        assert!(
+            code == Some(0),
+            "host-tools {}: exit code {code:?}\n{out}{err}",
+            arguments.join(" ")
+        );
+        out
+    }
+
+    /// The same with `-o json`, parsed. Where a command prints several lines of JSON: the last.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        parse(&self.run(&[arguments, &["-o", "json"]].concat()))
+    }
+
+    /// A command inside a node.
+    #[must_use]
+    pub fn in_node(&self, node: &str, command: &[&str]) -> Command {
+        self.command(&[&["lab", "exec", node, "--"], command].concat())
+    }
+
+    /// Runs a program inside a node to its end; it must succeed. Returns its output.
+    pub fn exec(&self, node: &str, command: &[&str]) -> String {
+        let out = output_within(&self.in_node(node, command), COMMAND_LIMIT);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let error = text(&out.stderr);
+        assert!(out.status.success(), "{command:?} in {node}: {}\n{error}", out.status);
+        text(&out.stdout)
+    }
+
+    /// Where this lab keeps its files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The image of a service.
+    #[must_use]
+    pub fn image(&self, name: &str) -> PathBuf {
+        let path = self.images.join(name);
+        assert!(
+            path.is_file(),
+            "there is no image {}: `cargo build --release --target x86_64-unknown-hermit -p {name}`",
+            path.display()
+        );
+        path
+    }
+
+    /// Starts a service; it has answered its agent when this returns.
+    pub fn service(
+        &self,
+        image: &str,
+        name: &str,
+        node: &str,
+        ip: &str,
+        more: &[&str],
+    ) -> Service<'_> {
+        let path = self.image(image);
+        let run = ["run", &path.to_string_lossy(), "--name", name, "--on", node, "--ip", ip];
+        self.services.borrow_mut().push(name.to_owned());
+        self.run(&[&run[..], more].concat());
+        self.known(name, ip)
+    }
+
+    /// A service that was started in another way.
+    pub fn known(&self, name: &str, ip: &str) -> Service<'_> {
+        let mut services = self.services.borrow_mut();
+        if !services.iter().any(|s| s == name) {
+            services.push(name.to_owned());
+        }
+        Service { world: self, name: name.to_owned(), ip: ip.to_owned() }
+    }
+
+    /// Consoles of the guests and logs of the daemons, for a failure.
+    fn show_logs(&self) {
+        for name in self.services.borrow().iter() {
+            let (_, out, err) = self.try_run(&["logs", name], Duration::from_secs(10));
+            eprintln!("--- console of {name}\n{}{err}", last_lines(&out, 40));
+        }
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "log") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                eprintln!("--- {}\n{}", path.display(), last_lines(&text, 40));
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            self.show_logs();
+        }
+        let out = output_within(&self.command(&["lab", "down"]), LAB_LIMIT);
+        if !failed {
+            assert!(out.status.success(), "lab down: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(!self.dir.exists(), "lab down left {}", self.dir.display());
+        }
+    }
+}
+
+/// A service in a [`World`].
+#[derive(Debug)]
+pub struct Service<'w> {
+    world: &'w World,
+    name: String,
+    ip: String,
+}
+
+impl Service<'_> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn ip(&self) -> std::net::Ipv4Addr {
+        self.ip.parse().unwrap_or_else(|e| panic!("{}: {e}", self.ip))
+    }
+
+    /// Its address with a port.
+    #[must_use]
+    pub fn at(&self, port: u16) -> String {
+        format!("{}:{port}", self.ip)
+    }
+
+    /// Moves it; the move must succeed. Returns what `migrate -o json` printed last.
+    pub fn migrate(&self, to: &str) -> Value {
+        let (code, out, err) = self.try_migrate(to);
+        assert!(code == Some(0), "migrate {} --to {to}: exit code {code:?}\n{out}{err}", self.name);
+        parse(&out)
+    }
+
+    /// Tries to move it.
+    #[must_use]
+    pub fn try_migrate(&self, to: &str) -> (Option<i32>, String, String) {
+        self.world.try_run(&["migrate", &self.name, "--to", to, "-o", "json"], MOVE_LIMIT)
+    }
+
+    /// Moves it `moves` times, to host b first, then back to a, and so on; `after` is called after each
+    /// with its number from 1.
+    pub fn move_to_and_fro(&self, moves: usize, mut after: impl FnMut(usize, &Value)) {
+        for number in 1..=moves {
+            let summary = self.migrate(if number % 2 == 1 { "b" } else { "a" });
+            after(number, &summary);
+        }
+    }
+
+    /// The node it runs on, as the manager knows it.
+    #[must_use]
+    pub fn node(&self) -> String {
+        let answer = self.world.json(&["inspect", &self.name]);
+        let service = answer.as_array().and_then(|a| a.first()).unwrap_or(&answer);
+        service["node"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Ends it.
+    pub fn stop(&self) {
+        self.world.run(&["stop", &self.name]);
+        self.world.services.borrow_mut().retain(|s| *s != self.name);
+    }
+}
+
+/// The last JSON value of an output: all of it, or its last line.
+fn parse(text: &str) -> Value {
+    let last = || text.lines().rev().find(|l| !l.trim().is_empty());
+    serde_json::from_str(text)
+        .ok()
+        .or_else(|| serde_json::from_str(last()?).ok())
+        .unwrap_or_else(|| panic!("no JSON in the output:\n{text}"))
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The binary that is tested: `$FERRY_HOST_TOOLS`, or the one built beside this test.
+fn host_tools() -> PathBuf {
+    if let Some(path) = std::env::var_os("FERRY_HOST_TOOLS") {
+        return path.into();
+    }
+    // target/PROFILE/deps/system-HASH
+    let test = std::env::current_exe().unwrap_or_default();
+    let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let path = profile.join("host-tools");
+    assert!(
+        path.is_file(),
+        "there is no {}: `cargo build -p host-tools` with the same profile, or set FERRY_HOST_TOOLS",
+        path.display()
+    );
+    path
+}
+
+/// Where images lie: `$FERRY_IMAGES`, or the target directory that `scratch` (its `tmp`) is in.
+fn images(scratch: &str) -> PathBuf {
+    match std::env::var_os("FERRY_IMAGES") {
+        Some(path) => path.into(),
+        None => Path::new(scratch).join("../x86_64-unknown-hermit/release"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_json_of_an_output() {
+        assert_eq!(parse("{\n \"a\": 1\n}\n")["a"], 1);
+        assert_eq!(parse("{\"a\":1}\n{\"a\":2}\n\n")["a"], 2);
+    }
+}
