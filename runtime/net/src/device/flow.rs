@@ -203,6 +203,6 @@ impl Flow {
     /// Whether what was received has not been acknowledged yet.
     #[must_use]
     pub fn owes_ack(&self) -> bool {
-        self.last_ack.is_some_and(|ack| ack != self.rcv_nxt)
+        self.last_ack != Some(self.rcv_nxt)
     }
 }

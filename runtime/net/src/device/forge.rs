@@ -19,15 +19,15 @@ const OCTET: &[u8] = &[0];
 
 /// Writes a segment that seems to come from the peer: smoltcp answers it with
 /// `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>` and its true window, and changes nothing but its record of
-/// what it last acknowledged and offered. `None` while nothing was acknowledged yet.
-pub(crate) fn old_byte(flow: &Flow, local: Ipv4Address) -> Option<[u8; HEADERS_LEN + 1]> {
-    let seq = TcpSeqNumber(flow.last_ack?.0.wrapping_sub(1));
+/// what it last acknowledged and offered. Only for a connection in a synchronised state.
+pub(crate) fn old_byte(flow: &Flow, local: Ipv4Address) -> [u8; HEADERS_LEN + 1] {
+    let seq = TcpSeqNumber(flow.last_ack.unwrap_or(flow.rcv_nxt).0.wrapping_sub(1));
     let repr = TcpRepr {
         src_port: flow.tuple.remote_port,
         dst_port: flow.tuple.local_port,
         ..segment(seq, flow.una, 0, OCTET)
     };
-    Some(packet(flow.tuple.remote_addr(), local, &repr))
+    packet(flow.tuple.remote_addr(), local, &repr)
 }
 
 /// Writes a segment of ours that makes the peer answer: SEQ = SND.UNA - 1. In the drain it is the
@@ -134,7 +134,7 @@ mod tests {
         let (bytes, seq) = probe(&flow(), local, 0);
         assert_eq!(seq, TcpSeqNumber(-1));
         assert_eq!(parsed(&bytes), (local, TcpSeqNumber(-1), TcpSeqNumber(i32::MIN), 7, 1));
-        let bytes = old_byte(&flow(), local).unwrap();
+        let bytes = old_byte(&flow(), local);
         assert_eq!(
             parsed(&bytes),
             (Ipv4Address::new(10, 0, 0, 2), TcpSeqNumber(i32::MAX), TcpSeqNumber(0), 40000, 1)
@@ -142,9 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forged_before_the_first_acknowledgement() {
+    fn before_our_first_ack_the_old_byte_is_the_peers_syn() {
         let mut flow = flow();
         flow.last_ack = None;
-        assert!(old_byte(&flow, Ipv4Address::new(10, 0, 0, 1)).is_none());
+        flow.rcv_nxt = TcpSeqNumber(501);
+        let bytes = old_byte(&flow, Ipv4Address::new(10, 0, 0, 1));
+        assert_eq!(parsed(&bytes).1, TcpSeqNumber(500));
     }
 }

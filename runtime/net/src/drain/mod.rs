@@ -17,7 +17,8 @@
 //! answers at once, and because segments stay in order on most paths, its answer proves that all it
 //! had sent before has arrived. A D-SACK (RFC 2883) for exactly that octet is proof by itself. A peer
 //! that sends none answers with a bare ACK, which could also be one already on its way; at most one
-//! of those is to be expected, so two of them are taken as proof.
+//! of those is to be expected, so two of them are taken as proof, and four of those that report a
+//! hole.
 //!
 //! What is lost in the drain is repaired by TCP after it: the drain is for speed, never for
 //! correctness.

@@ -9,8 +9,11 @@ const RETRY_MIN: Duration = Duration::from_millis(4);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 /// Used while the round trip time is not known.
 const RETRY_UNKNOWN: Duration = Duration::from_millis(20);
-/// Bare ACKs that prove as much as one D-SACK.
-const BARE_PROOF: u8 = 2;
+/// What proves as much as one D-SACK. A bare ACK weighs two: one may have been on its way. An ACK that
+/// reports a hole weighs one: segments beyond the hole bring several of them, unasked.
+const PROOF: u8 = 4;
+const BARE_WEIGHT: u8 = 2;
+const HOLE_WEIGHT: u8 = 1;
 
 /// Where a peer stands. See the [module](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(crate) enum Answer {
     DuplicateSack(TcpSeqNumber),
     /// An ACK with nothing else in it that acknowledges nothing new.
     Bare,
+    /// The same with SACK blocks for data beyond a hole.
+    Hole,
     /// Anything else.
     None,
 }
@@ -48,7 +53,7 @@ pub(crate) struct Peer {
     sack_permitted: bool,
     /// Sequence numbers of the barriers sent: from the first to the last, both included.
     barriers: Option<(TcpSeqNumber, TcpSeqNumber)>,
-    bare: u8,
+    evidence: u8,
     interval: Duration,
     retry_at: Instant,
     /// Entry in the drain's timer heap.
@@ -62,7 +67,7 @@ impl Peer {
             phase: Phase::Waiting,
             sack_permitted,
             barriers: None,
-            bare: 0,
+            evidence: 0,
             interval,
             retry_at: Instant::ZERO,
             armed: None,
@@ -81,7 +86,7 @@ impl Peer {
     /// How many barriers go out at one time. Without SACK two bare ACKs are needed for proof, and two
     /// octets bring them in one round trip.
     pub fn volley(&self) -> u8 {
-        if self.sack_permitted { 1 } else { BARE_PROOF }
+        if self.sack_permitted { 1 } else { PROOF / BARE_WEIGHT }
     }
 
     /// A barrier went out with this sequence number. When to send the next one.
@@ -111,14 +116,12 @@ impl Peer {
             Answer::DuplicateSack(octet) => {
                 self.barriers.is_some_and(|(first, last)| first <= octet && octet <= last)
             }
-            Answer::Bare => {
-                self.bare += 1;
-                self.bare >= BARE_PROOF
-            }
+            Answer::Bare => self.weigh(BARE_WEIGHT),
+            Answer::Hole => self.weigh(HOLE_WEIGHT),
             Answer::None => false,
         };
         if proven {
-            self.bare = 0;
+            self.evidence = 0;
         }
         match (self.phase, proven, acknowledged) {
             (Phase::Asked, true, true) | (Phase::Answered, _, true) => {
@@ -136,8 +139,13 @@ impl Peer {
                 false
             }
             // The first bare ACK of a peer that may not know D-SACK: a second one decides.
-            _ => answer == Answer::Bare && self.bare == 1 && self.sack_permitted,
+            _ => answer == Answer::Bare && self.evidence == BARE_WEIGHT && self.sack_permitted,
         }
+    }
+
+    fn weigh(&mut self, weight: u8) -> bool {
+        self.evidence += weight;
+        self.evidence >= PROOF
     }
 
     /// The retry time came. `true` if the barrier should be sent again.

@@ -58,8 +58,9 @@ impl Run {
         }
     }
 
-    /// When something has to be done if no frame arrives.
-    pub fn poll_at(&self) -> Instant {
-        self.timers.next().map_or(self.deadline, |at| at.min(self.deadline))
+    /// When something has to be done if no frame arrives. Past the deadline the mover has been told.
+    pub fn poll_at(&self, now: Instant) -> Option<Instant> {
+        let deadline = (now < self.deadline).then_some(self.deadline);
+        [self.timers.next(), deadline].into_iter().flatten().min()
     }
 }

@@ -117,6 +117,11 @@ impl Link {
         nic.transmit(ARP_FRAME_LEN, |frame| arp_frame(frame, EthernetAddress::BROADCAST, &repr))
     }
 
+    /// Has every neighbour asked for at its next use.
+    pub fn doubt_neighbours(&mut self) {
+        self.neighbours.doubt();
+    }
+
     fn request(&self, target: Ipv4Address) -> ArpRepr {
         ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
@@ -143,9 +148,8 @@ impl Link {
             Lookup::Known { mac, refresh } => {
                 let result = self.transmit_to(nic, mac, len, fill);
                 if refresh == Refresh::Ask {
-                    // The old address stays in use while we ask, and is asked directly.
-                    let repr = self.request(hop);
-                    nic.transmit(ARP_FRAME_LEN, |frame| arp_frame(frame, mac, &repr));
+                    // The old address stays in use while we ask.
+                    self.ask(nic, hop);
                 }
                 result
             }

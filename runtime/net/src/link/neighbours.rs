@@ -23,6 +23,7 @@ struct Neighbour {
     mac: EthernetAddress,
     confirmed: Instant,
     asked: Option<Instant>,
+    doubted: bool,
 }
 
 #[derive(Debug)]
@@ -62,9 +63,17 @@ impl Neighbours {
         self.known.contains_key(&ip.to_bits())
     }
 
+    /// Has every entry asked for at its next use: time has passed that our clock did not count.
+    pub fn doubt(&mut self) {
+        for entry in self.known.values_mut() {
+            entry.doubted = true;
+            entry.asked = None;
+        }
+    }
+
     pub fn insert(&mut self, ip: Ipv4Address, mac: EthernetAddress, now: Instant) {
         if let Some(entry) = self.known.get_mut(&ip.to_bits()) {
-            *entry = Neighbour { mac, confirmed: now, asked: None };
+            *entry = Neighbour { mac, confirmed: now, asked: None, doubted: false };
             return;
         }
         if self.known.len() >= MAX_NEIGHBOURS
@@ -72,14 +81,15 @@ impl Neighbours {
         {
             self.known.remove(&displaced);
         }
-        self.known.insert(ip.to_bits(), Neighbour { mac, confirmed: now, asked: None });
+        self.known
+            .insert(ip.to_bits(), Neighbour { mac, confirmed: now, asked: None, doubted: false });
     }
 
     pub(super) fn lookup(&mut self, ip: Ipv4Address, now: Instant) -> Lookup {
         let Some(entry) = self.known.get_mut(&ip.to_bits()) else {
             return Lookup::Unknown;
         };
-        let stale = now >= entry.confirmed + STALE_AFTER;
+        let stale = entry.doubted || now >= entry.confirmed + STALE_AFTER;
         let ask = stale && entry.asked.is_none_or(|at| now >= at + QUESTION_INTERVAL);
         if ask {
             entry.asked = Some(now);

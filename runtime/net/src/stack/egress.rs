@@ -18,6 +18,8 @@ const TURN_SEGMENTS: usize = 64;
 const USER_TIMEOUT: Duration = Duration::from_secs(924);
 /// The same for a connection the service has let go of (Linux: `tcp_fin_timeout`).
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection with something to send and no timer is looked at after this (RFC 9293 §3.8.6.1).
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// A socket that wants to send at once and sends nothing is asked again after this.
 const STUCK_RETRY: Duration = Duration::from_millis(1);
 
@@ -87,6 +89,7 @@ impl Stack {
         if self.settle_end(id) {
             return;
         }
+        let next = next.or_else(|| self.unwatched(id).then(|| self.now + WATCH_INTERVAL));
         match next {
             Some(at) if at <= self.now && (sent > 0 || full) => self.mark_ready(id),
             Some(at) => self.arm(id, at.max(self.now + STUCK_RETRY)),
@@ -97,6 +100,13 @@ impl Stack {
         {
             self.arm(id, expires);
         }
+    }
+
+    /// Whether a connection has something to send and smoltcp has no timer for it. That happens when a
+    /// retransmission timeout finds the peer's window closed: smoltcp 0.14 stops the timer and does
+    /// not begin to probe, so a window update that is lost would never be asked for.
+    fn unwatched(&self, id: ConnId) -> bool {
+        self.established.get(id).is_some_and(|it| it.synchronised() && it.socket().send_queue() > 0)
     }
 
     pub(super) fn arm(&mut self, id: ConnId, at: Instant) {
@@ -164,7 +174,18 @@ impl Stack {
                 continue;
             }
             self.mark_ready(id);
+            if self.neglected(id) {
+                self.to_announce.push_back(id);
+            }
         }
+    }
+
+    /// Whether the timer that came was that of an unwatched connection: its peer is asked where it
+    /// stands.
+    fn neglected(&mut self, id: ConnId) -> bool {
+        let unwatched = self.unwatched(id);
+        let Some(connection) = self.established.get(id) else { return false };
+        unwatched && self.iface.poll_at(self.now, &connection.set).is_none()
     }
 
     /// Gives a connection up whose patience is over. `true` if it is gone.
@@ -184,7 +205,8 @@ impl Stack {
                     self.remove(id);
                     return true;
                 }
-                _ => {}
+                Owner::Orphan => connection.expires = Some(now + ORPHAN_TIMEOUT),
+                Owner::Queued | Owner::Service => {}
             }
         }
         let patience =
@@ -206,7 +228,10 @@ impl Stack {
         let egress = Egress { newest_seq: true, ..self.egress_rules() };
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return true };
-        let Some(packet) = old_byte(&connection.flow, local) else { return true };
+        if !connection.synchronised() {
+            return true;
+        }
+        let packet = old_byte(&connection.flow, local);
         let mut out = LinkOut {
             nic,
             link: &mut self.link,

@@ -6,6 +6,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket,
+    TcpSeqNumber,
 };
 
 use super::{Mode, Stack, no_sockets};
@@ -89,7 +90,7 @@ impl Stack {
 
     fn send_reply(&mut self, nic: &mut impl Nic) {
         let reply = &self.reply;
-        if reply.len > 0 && (!reply.refusal || self.may_refuse()) {
+        if reply.len > 0 && (!reply.refusal || self.running()) {
             let frame = &reply.frame[..reply.len];
             nic.transmit(frame.len(), |buf| buf.copy_from_slice(frame));
         }
@@ -123,7 +124,8 @@ impl Stack {
     fn packet(&mut self, frame: &[u8], bytes: &[u8], from: EthernetAddress) {
         let Ok(ip) = Ipv4Packet::new_checked(bytes) else { return };
         let fragment = ip.more_frags() || ip.frag_offset() != 0;
-        if ip.dst_addr() != self.link.ip() || fragment || !ip.verify_checksum() {
+        let ours = ip.dst_addr() == self.link.ip() && ip.src_addr() != self.link.ip();
+        if !ours || fragment || !ip.verify_checksum() {
             return;
         }
         if ip.next_header() != IpProtocol::Tcp {
@@ -141,7 +143,7 @@ impl Stack {
         let opens = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
         if let Some(id) = self.established.find(&tuple) {
             self.link.learn(ip.src_addr(), from, self.now);
-            if !opens {
+            if !opens || self.opening(id) {
                 return self.segment(id, bytes, &segment);
             }
             if !self.reopened(id, &segment) {
@@ -167,6 +169,11 @@ impl Stack {
         self.iface.poll_ingress_single(self.now, &mut port, &mut no_sockets());
     }
 
+    /// Whether we have sent a SYN ourselves: the peer's may come with or without its ACK.
+    fn opening(&self, id: ConnId) -> bool {
+        self.established.get(id).is_some_and(|connection| connection.state() == State::SynSent)
+    }
+
     /// A SYN for a connection there is; `true` if it may make a new one. In TIME-WAIT a newer one does;
     /// anywhere else it stays with the live connection, which answers a challenge ACK (RFC 5961 §4): a
     /// peer that has restarted then sends RST, a forger learns nothing. In SYN-RECEIVED it is the same
@@ -180,7 +187,7 @@ impl Stack {
                 self.established.unhash(id);
                 true
             }
-            State::SynSent | State::SynReceived | State::Closed => false,
+            _ if !connection.synchronised() => false,
             _ => {
                 if self.now >= connection.challenge_after {
                     connection.challenge_after = self.now + Duration::from_secs(1);
@@ -196,7 +203,7 @@ impl Stack {
         let egress = self.egress_rules();
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return };
-        let Some(packet) = old_byte(&connection.flow, local) else { return };
+        let packet = old_byte(&connection.flow, local);
         let mut port = Port {
             packet: Some(&packet),
             out: &mut self.reply,
@@ -221,7 +228,7 @@ impl Stack {
             return;
         }
         let Some(storage) = self.buffers.allocate(port) else {
-            log::warn!("no memory for a connection on port {port}: SYN dropped");
+            log::debug!("no memory for a connection on port {port}: SYN dropped");
             return;
         };
         self.renew_interface();
@@ -359,15 +366,18 @@ fn overruns(connection: &Connection, segment: &TcpPacket<&[u8]>) -> bool {
 }
 
 /// What a segment that acknowledges nothing new says about a barrier.
-fn answer(segment: &TcpPacket<&[u8]>, una: smoltcp::wire::TcpSeqNumber) -> Answer {
+fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber) -> Answer {
     if !segment.ack() || segment.segment_len() != 0 || segment.rst() {
         return Answer::None;
     }
-    if let Ok([Some((left, right)), ..]) = segment.selective_ack_ranges()
-        && right == left.wrapping_add(1)
-        && smoltcp::wire::TcpSeqNumber(right as i32) <= una
-    {
-        return Answer::DuplicateSack(smoltcp::wire::TcpSeqNumber(left as i32));
+    match segment.selective_ack_ranges() {
+        Ok([Some((left, right)), ..])
+            if right == left.wrapping_add(1) && TcpSeqNumber(right as i32) <= una =>
+        {
+            Answer::DuplicateSack(TcpSeqNumber(left as i32))
+        }
+        _ if segment.ack_number() != una => Answer::None,
+        Ok([Some(_), ..]) => Answer::Hole,
+        _ => Answer::Bare,
     }
-    if segment.ack_number() == una { Answer::Bare } else { Answer::None }
 }

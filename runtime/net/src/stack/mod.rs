@@ -20,7 +20,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use smoltcp::iface::{Interface, SocketSet};
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
 use crate::device::{Egress, Port, capabilities};
@@ -36,6 +36,9 @@ use ingress::Reply;
 
 /// Frames taken from the card in one [`Stack::poll`].
 const RECEIVE_BUDGET: u32 = 128;
+
+/// A full ring is looked at again after this, should no interrupt tell before.
+const RING_RETRY: Duration = Duration::from_micros(500);
 
 /// Where the stack lives and what it is made with.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +100,10 @@ pub struct Stack {
     to_announce: VecDeque<ConnId>,
     /// When the gratuitous ARP is repeated, and how many times it has been sent.
     announced: Option<(Instant, u8)>,
+    resumed_at: Instant,
     woke: bool,
+    /// The ring was full when the last turn ended.
+    blocked: bool,
 }
 
 impl core::fmt::Debug for Stack {
@@ -134,7 +140,9 @@ impl Stack {
             held_syns: Vec::new(),
             to_announce: VecDeque::new(),
             announced: None,
+            resumed_at: now,
             woke: false,
+            blocked: false,
         }
     }
 
@@ -143,7 +151,7 @@ impl Stack {
     pub fn poll(&mut self, now: Instant, nic: &mut impl Nic) -> Progress {
         self.now = now;
         let frames = self.receive(nic, RECEIVE_BUDGET);
-        let blocked = match self.mode {
+        self.blocked = match self.mode {
             Mode::Draining(_) => self.drain_egress(nic),
             Mode::Running | Mode::Resuming => {
                 self.time_waits.expire(now);
@@ -157,7 +165,8 @@ impl Stack {
             frames,
             woke: core::mem::take(&mut self.woke),
             // A full ring ends the turn; the card's interrupt begins the next.
-            more: frames == RECEIVE_BUDGET || (!blocked && !self.ready.is_empty()),
+            more: frames == RECEIVE_BUDGET
+                || (!self.blocked && !self.ready.is_empty() && self.running()),
         }
     }
 
@@ -169,7 +178,8 @@ impl Stack {
             (a, b) => a.or(b),
         };
         match &self.mode {
-            Mode::Draining(run) => earliest(Some(run.poll_at()), link),
+            _ if self.blocked => Some(self.now + RING_RETRY),
+            Mode::Draining(run) => earliest(run.poll_at(self.now), link),
             _ if !self.ready.is_empty() || !self.to_announce.is_empty() => Some(self.now),
             _ => {
                 let announced = self.announced.map(|(at, _)| at);
@@ -216,8 +226,9 @@ impl Stack {
         Egress { close_window: matches!(self.mode, Mode::Draining(_)), newest_seq: false }
     }
 
-    /// Whether a segment that belongs to nothing may be answered with RST, or ICMP unreachable.
-    fn may_refuse(&self) -> bool {
+    /// Neither draining nor resuming: segments of ours may leave, and one that belongs to nothing may
+    /// be refused with RST or ICMP unreachable.
+    fn running(&self) -> bool {
         matches!(self.mode, Mode::Running)
     }
 }

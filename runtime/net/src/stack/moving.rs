@@ -70,7 +70,7 @@ impl Stack {
         } else if progress.more {
             DrainStatus::Pending(now)
         } else {
-            DrainStatus::Pending(run.poll_at())
+            DrainStatus::Pending(self.poll_at().unwrap_or(run.deadline).min(run.deadline))
         }
     }
 
@@ -194,9 +194,6 @@ impl Stack {
                 run.connections += 1;
                 run.open += 1;
                 run.to_ask.push_back(id);
-                if connection.flow.last_ack.is_none() {
-                    run.to_ack.push(id);
-                }
             }
             return;
         }
@@ -237,6 +234,7 @@ impl Stack {
             self.secret.hash_words(&[seed[2], seed[3]]) ^ seed[0],
         );
         self.drawn = 0;
+        self.link.doubt_neighbours();
         self.now = now;
         self.renew_interface();
         self.reopen(now, nic)
@@ -249,8 +247,7 @@ impl Stack {
         for frame in core::mem::take(&mut self.held_syns) {
             self.replay(nic, &frame);
         }
-        let _ = self.link.announce(nic);
-        self.announced = Some((now + REPEATS[0], 1));
+        self.announced = Some((now, 0));
         let ids: alloc::vec::Vec<_> = self.established.ids().collect();
         let mut connections = 0;
         self.to_announce.clear();
@@ -266,7 +263,8 @@ impl Stack {
         }
         self.mode = Mode::Running;
         self.woke = true;
-        self.announce_connections(nic);
+        self.resumed_at = now;
+        self.blocked = self.announce(nic);
         nic.flush();
         Resumed { connections, held_frames }
     }
@@ -275,12 +273,29 @@ impl Stack {
     pub(super) fn announce(&mut self, nic: &mut impl Nic) -> bool {
         if let Some((at, sent)) = self.announced
             && at <= self.now
-            && self.link.announce(nic)
         {
-            self.announced =
-                REPEATS.get(usize::from(sent)).map(|&interval| (self.now + interval, sent + 1));
+            if !self.link.announce(nic) {
+                return true;
+            }
+            let next = REPEATS.get(usize::from(sent));
+            self.announced = next.map(|&interval| (self.now + interval, sent + 1));
+            if sent == 1 {
+                self.announce_again();
+            }
         }
         self.announce_connections(nic)
+    }
+
+    /// A window update that was lost leaves a peer to its persist timer, so those not heard since get
+    /// it once more.
+    fn announce_again(&mut self) {
+        let silent = |id: &ConnId| {
+            self.established.get(*id).is_some_and(|connection| {
+                connection.synchronised() && connection.flow.heard < self.resumed_at
+            })
+        };
+        let ids: alloc::vec::Vec<_> = self.established.ids().filter(silent).collect();
+        self.to_announce.extend(ids);
     }
 
     fn announce_connections(&mut self, nic: &mut impl Nic) -> bool {
