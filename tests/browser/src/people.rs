@@ -75,7 +75,7 @@ impl Person {
         let next = rest.chars().next().unwrap_or(' ');
         if next == ' ' {
             self.words += 1;
-            if self.words % SLIP_EVERY == 0 && !self.text.ends_with('#') {
+            if self.words.is_multiple_of(SLIP_EVERY) && !self.text.ends_with('#') {
                 self.words += 1;
                 self.slipped = true;
                 self.text.push('#');

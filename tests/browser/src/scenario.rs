@@ -15,6 +15,10 @@ use crate::people::{Key, Person};
 /// How long the people may need for the keys between two moves.
 const TYPING: Duration = Duration::from_secs(180);
 
+/// A fast typist's time from key to key. Without it, keys would come as fast as the browser can take
+/// them, and it takes them before all else: answers from the service would wait in the browser.
+const KEY_EVERY: Duration = Duration::from_millis(60);
+
 /// What stands between the two people's texts.
 const BETWEEN: &str = "\n\n";
 
@@ -278,6 +282,7 @@ fn type_on(
     progress: &Progress,
 ) -> Result<(), BrowserError> {
     loop {
+        let next = Instant::now() + KEY_EVERY;
         let pressed = match person.next_key() {
             Key::Types(character) => page.press(character),
             Key::Backspace => page.press_backspace(),
@@ -291,6 +296,7 @@ fn type_on(
         if enough {
             return Ok(());
         }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
 

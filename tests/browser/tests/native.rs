@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use ferry_browser::browser::CHROMIUM;
 use ferry_browser::scenario::Scenario;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +42,7 @@ fn serve(resume: watch::Receiver<Instant>) -> SocketAddr {
         runtime.block_on(async move {
             let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = service.local_addr().unwrap();
+            let service = service.tap_io(|stream| stream.set_nodelay(true).unwrap());
             let router = notes::router(notes::Limits::default());
             tokio::spawn(async move { axum::serve(service, router).await });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

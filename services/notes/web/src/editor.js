@@ -117,14 +117,16 @@ export const startEditor = (id) => {
   window.notes = { connection, doc, title, text, presence, others: () => othersOf(presence) }
 }
 
+const initialsOf = (name) =>
+  name.split(' ').map((word) => [...word][0] ?? '').slice(0, 2).join('').toUpperCase()
+
 const avatar = (name, colour, label) => {
   const item = document.createElement('li')
   item.className = `avatar person-${colour}`
   item.title = label
   const initials = document.createElement('span')
   initials.setAttribute('aria-hidden', 'true')
-  initials.textContent = [...name.split(' ').map((word) => [...word][0] ?? '').join('')]
-    .slice(0, 2).join('').toUpperCase()
+  initials.textContent = initialsOf(name)
   const words = document.createElement('span')
   words.className = 'unseen'
   words.textContent = label
@@ -152,8 +154,8 @@ const drawPeople = (me, others) => {
   byId('others').replaceChildren(...items)
   byId('alone').hidden = others.length > 0
   byId('my-name').textContent = me.name
-  byId('my-initial').textContent = [...me.name][0]?.toUpperCase() ?? ''
-  byId('my-initial').className = `avatar person-${me.colour}`
+  byId('my-initials').textContent = initialsOf(me.name)
+  byId('my-initials').className = `avatar person-${me.colour}`
 }
 
 const drawCounts = (text) => {
