@@ -18,11 +18,15 @@
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces).
 
+pub mod agent;
 pub mod api;
 pub mod hostnet;
 pub mod lab;
+pub mod manager;
 pub mod migration;
 pub mod qemu;
+pub mod repository;
 pub mod snapshot;
+pub mod store;
 pub mod transfer;
 pub mod wire;

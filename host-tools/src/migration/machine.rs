@@ -213,6 +213,12 @@ impl Machine {
         }
     }
 
+    /// The phase it is in; repairs belong to none.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        phase_of(&self.state)
+    }
+
     /// When [`Event::Deadline`] is due, in microseconds since the move began.
     #[must_use]
     pub fn deadline_us(&self) -> Option<u64> {

@@ -15,8 +15,8 @@ pub enum FromSource {
         tunnel: u32,
         /// The service.
         spec: Box<ServiceSpec>,
-        /// Pages of its portable region.
-        pages: u32,
+        /// Where the source's agent listens.
+        source: String,
     },
     /// Boot the standby. Answer: `Standby` or `Failed`.
     Prepare,
@@ -32,6 +32,8 @@ pub enum FromSource {
     },
     /// Part of the service's console log so far, in order.
     Log {
+        /// Offset of `bytes` in the service's whole log.
+        start: u64,
         /// Bytes of the log.
         bytes: Vec<u8>,
         /// Nothing follows.

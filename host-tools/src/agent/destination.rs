@@ -1,0 +1,223 @@
+//! The destination's half of a move: it answers what the source asks over the link.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_protocol::control::{Answer, Order};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::host::{Host, tunnel_address};
+use super::instance::Instance;
+use super::network::{Copying, End};
+use crate::api::{ApiError, InstanceState, Resumed, ServiceSpec};
+use crate::migration::Phase;
+use crate::transfer::link::Received;
+use crate::transfer::{FromDestination, FromSource, Link, LinkError, PageDigest, pages};
+
+/// Longest silence of the source: no phase lasts longer.
+const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+
+/// Why the destination gives up.
+enum GiveUp {
+    /// The source is told.
+    Tell(String),
+    /// The source asked for it.
+    Asked,
+    /// The source is gone.
+    Silent(LinkError),
+}
+
+impl From<LinkError> for GiveUp {
+    fn from(error: LinkError) -> Self {
+        Self::Silent(error)
+    }
+}
+
+impl From<ApiError> for GiveUp {
+    fn from(error: ApiError) -> Self {
+        Self::Tell(error.message)
+    }
+}
+
+/// Serves one move to its end. A standby that was not given the service is removed, whatever happens.
+pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
+    let mut link = Link::new(stream);
+    let mut standby = None;
+    let give_up = match receive(&host, &mut link, &mut standby).await {
+        Ok(()) => return,
+        Err(give_up) => give_up,
+    };
+    if let Some(standby) = standby {
+        let _busy = standby.instance.busy.lock().await;
+        if standby.instance.state() == InstanceState::Running {
+            // It has taken over; only the tidying up broke off.
+            standby.instance.console.without_history();
+            return;
+        }
+        drop(standby.mirror);
+        if let Err(error) = host.end(&standby.instance).await {
+            eprintln!("{error}");
+        }
+    }
+    match give_up {
+        GiveUp::Tell(reason) => drop(link.send(&FromDestination::Failed { reason }).await),
+        GiveUp::Asked => drop(link.send(&FromDestination::Abandoned).await),
+        GiveUp::Silent(error) => eprintln!("a move to this node broke off: {error}"),
+    }
+}
+
+struct Standby {
+    instance: Arc<Instance>,
+    mirror: Option<Box<dyn Copying>>,
+    digest: PageDigest,
+}
+
+async fn receive<S: AsyncRead + AsyncWrite>(
+    host: &Host,
+    link: &mut Link<S>,
+    standby: &mut Option<Standby>,
+) -> Result<(), GiveUp> {
+    let FromSource::Offer { spec, source, tunnel, .. } =
+        link.message(Phase::Request.row().deadline).await?
+    else {
+        return Err(GiveUp::Tell("an offer was expected".into()));
+    };
+    let reservation = host.reserve(&spec)?;
+    let kernel = host.ensure_image(&spec).await?;
+    link.send(&FromDestination::Accepted).await?;
+    match link.message(Phase::Prepare.row().deadline).await? {
+        FromSource::Prepare => {}
+        FromSource::Abandon => return Err(GiveUp::Asked),
+        _ => return Err(GiveUp::Tell("an order to prepare was expected".into())),
+    }
+    let begun = Instant::now();
+    let instance = host.start(reservation, &spec, kernel, true, 0).await?;
+    let state = standby.insert(Standby { instance, mirror: None, digest: PageDigest::default() });
+    let peer = tunnel_address(&source)?;
+    state.mirror =
+        Some(state.instance.with_port(|port| port.mirror(End::Destination, peer, tunnel))?);
+    link.send(&FromDestination::Standby { boot_us: micros(begun) }).await?;
+    serve_standby(link, state, &spec).await
+}
+
+async fn serve_standby<S: AsyncRead + AsyncWrite>(
+    link: &mut Link<S>,
+    standby: &mut Standby,
+    spec: &ServiceSpec,
+) -> Result<(), GiveUp> {
+    let mut death = standby.instance.vm.death();
+    loop {
+        let received = tokio::select! {
+            received = tokio::time::timeout(SILENCE_LIMIT, link.receive()) => {
+                received.map_err(|_| LinkError::Timeout(SILENCE_LIMIT))??
+            }
+            end = death.wait_for(Option::is_some) => {
+                let reason = end.ok().and_then(|end| end.clone()).map(|end| end.reason);
+                let reason = reason.unwrap_or_else(|| "QEMU ended".into());
+                return Err(GiveUp::Tell(format!("the standby of `{}` is gone: {reason}", spec.name)));
+            }
+        };
+        let message = match received {
+            Received::Pages(payload) => {
+                pages::apply(payload, &standby.instance.ram, &mut standby.digest)
+                    .map_err(|error| GiveUp::Tell(error.to_string()))?;
+                continue;
+            }
+            Received::Message(message) => message,
+        };
+        match message {
+            FromSource::Last { digest } => {
+                if digest != standby.digest.finish() {
+                    let count = standby.digest.count();
+                    return Err(GiveUp::Tell(format!(
+                        "the {count} pages that arrived are not those that were sent: digests differ"
+                    )));
+                }
+                link.send(&FromDestination::Verified).await?;
+            }
+            FromSource::Resume { epoch } => resume(link, standby, epoch).await?,
+            FromSource::Log { start, bytes, last } => {
+                standby.instance.console.put_history(start, &bytes, last);
+            }
+            FromSource::Finish => {
+                standby.instance.console.without_history();
+                drop(standby.mirror.take());
+                return Ok(link.send(&FromDestination::Finished).await?);
+            }
+            FromSource::Abandon => return Err(GiveUp::Asked),
+            FromSource::Offer { .. } | FromSource::Prepare => {
+                return Err(GiveUp::Tell("this move is under way already".into()));
+            }
+        }
+    }
+}
+
+async fn resume<S: AsyncRead + AsyncWrite>(
+    link: &mut Link<S>,
+    standby: &Standby,
+    epoch: u64,
+) -> Result<(), GiveUp> {
+    let begun = Instant::now();
+    let _busy = standby.instance.busy.lock().await;
+    standby.instance.set_port_open(true)?;
+    let port_us = micros(begun);
+    let ordered = Instant::now();
+    let outstanding = standby
+        .instance
+        .guest
+        .begin(resume_order(epoch))
+        .await
+        .map_err(|error| GiveUp::Tell(error.to_string()))?;
+    link.send(&FromDestination::Ordered).await?;
+    let limit = Phase::Resume.row().deadline;
+    let answer = tokio::time::timeout(limit, outstanding.answer()).await;
+    let guest_us = micros(ordered);
+    match answer {
+        Ok(Ok(Answer::Resumed { connections, held_frames })) => {
+            standby.instance.set_epoch(epoch);
+            standby.instance.set_state(InstanceState::Running);
+            let resumed = FromDestination::Resumed { connections, held_frames, port_us, guest_us };
+            Ok(link.send(&resumed).await?)
+        }
+        Ok(Ok(_)) => Err(GiveUp::Tell("the guest answered the resume with something else".into())),
+        Ok(Err(error)) => Err(GiveUp::Tell(error.to_string())),
+        Err(_) => Err(GiveUp::Tell(format!(
+            "the guest did not resume within {} s; its console says:\n{}",
+            limit.as_secs(),
+            standby.instance.console.tail()
+        ))),
+    }
+}
+
+/// The order to take over, with the wall clock of this moment.
+#[must_use]
+pub fn resume_order(epoch: u64) -> Order {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let wall_ns = since.map_or(0, |since| since.as_nanos() as u64);
+    Order::Resume { epoch, wall_ns }
+}
+
+/// Lets a standby that was filled from a snapshot take over.
+///
+/// # Errors
+/// The guest refused or did not answer. The standby is then to be removed.
+pub async fn resume_filled(instance: &Instance, epoch: u64) -> Result<Resumed, ApiError> {
+    let _busy = instance.busy.lock().await;
+    instance.set_port_open(true)?;
+    let answer = instance.guest.order(resume_order(epoch), Phase::Resume.row().deadline).await;
+    match answer.map_err(ApiError::failed)? {
+        Answer::Resumed { connections, held_frames } => {
+            instance.set_epoch(epoch);
+            instance.set_state(InstanceState::Running);
+            instance.console.without_history();
+            Ok(Resumed { connections, held_frames })
+        }
+        _ => Err(ApiError::failed("the guest answered the resume with something else")),
+    }
+}
+
+/// Microseconds since `begun`.
+#[must_use]
+pub fn micros(begun: Instant) -> u64 {
+    begun.elapsed().as_micros() as u64
+}

@@ -1,0 +1,362 @@
+//! All instances of this host, its images and its memory.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::instance::{Instance, Launch};
+use super::{Config, Network};
+use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, ServiceSpec};
+use crate::qemu::{Accel, ImageInfo};
+use crate::repository::Blobs;
+
+/// Largest image that is fetched, in bytes.
+pub const MAX_IMAGE: usize = 256 << 20;
+/// Memory that QEMU itself takes beside the guest's, in MiB.
+const QEMU_OVERHEAD_MIB: u64 = 64;
+
+/// An agent's host.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    address: String,
+    accel: Accel,
+    network: Box<dyn Network>,
+    images: Blobs,
+    /// Snapshots on their way to or from the manager.
+    pub(super) snapshots: Blobs,
+    run_dir: PathBuf,
+    instances: Mutex<HashMap<String, Slot>>,
+    numbers: AtomicU64,
+    known: watch::Sender<bool>,
+}
+
+/// A name on this host: taken while its instance starts.
+#[derive(Debug)]
+enum Slot {
+    Starting { memory_mib: u32 },
+    Started(Arc<Instance>),
+}
+
+/// A name that is taken until it is filled or dropped.
+#[derive(Debug)]
+pub struct Reservation<'h> {
+    host: &'h Host,
+    name: Option<String>,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            self.host.slots().remove(name);
+        }
+    }
+}
+
+impl Host {
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn new(
+        config: Config,
+        address: String,
+        accel: Accel,
+        network: Box<dyn Network>,
+    ) -> Result<Self, ApiError> {
+        let images = Blobs::open(&config.state_dir.join("images"))?;
+        let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
+        let run_dir = config.state_dir.join("run");
+        for directory in [&run_dir, &config.ram_dir] {
+            std::fs::create_dir_all(directory).map_err(|error| {
+                ApiError::failed(format!("{}: {error}", directory.display()))
+            })?;
+        }
+        Ok(Self {
+            config,
+            address,
+            accel,
+            network,
+            images,
+            snapshots,
+            run_dir,
+            instances: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            known: watch::channel(false).0,
+        })
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Where it listens, `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A client of the manager with a connection of its own.
+    #[must_use]
+    pub fn manager(&self) -> Client {
+        Client::new(self.config.manager.clone(), "the manager")
+    }
+
+    pub(super) fn set_known(&self) {
+        self.known.send_replace(true);
+    }
+
+    pub(super) async fn known_to_manager(&self) {
+        // The sender lives as long as this host: waiting cannot fail.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<String, Slot>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory for guests in MiB: all, and not yet given out.
+    fn memory_mib(&self) -> (u64, u64) {
+        let used: u64 = self
+            .slots()
+            .values()
+            .map(|slot| match slot {
+                Slot::Starting { memory_mib } => u64::from(*memory_mib),
+                Slot::Started(instance) => u64::from(instance.spec.memory_mib),
+            } + QEMU_OVERHEAD_MIB)
+            .sum();
+        match self.config.memory_mib {
+            Some(all) => (all, all.saturating_sub(used)),
+            None => {
+                let available = available_memory_mib();
+                (available + used, available)
+            }
+        }
+    }
+
+    /// What the manager is told.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        let (memory_mib, free_mib) = self.memory_mib();
+        NodeReport {
+            name: self.config.name.clone(),
+            address: self.address.clone(),
+            instances: self.slots().len(),
+            memory_mib,
+            free_mib,
+            accel: self.accel,
+        }
+    }
+
+    /// The instance of a service.
+    ///
+    /// # Errors
+    /// There is none on this host.
+    pub fn instance(&self, name: &str) -> Result<Arc<Instance>, ApiError> {
+        match self.slots().get(name) {
+            Some(Slot::Started(instance)) => Ok(Arc::clone(instance)),
+            Some(Slot::Starting { .. }) => {
+                Err(ApiError::conflict(format!("`{name}` is just starting on {}", self.name())))
+            }
+            None => Err(ApiError::not_found(format!("no `{name}` on node {}", self.name()))),
+        }
+    }
+
+    /// All instances, by name.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        let slots = self.slots();
+        let mut all: Vec<_> = slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Started(instance) => Some(Arc::clone(instance)),
+                Slot::Starting { .. } => None,
+            })
+            .collect();
+        all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        all
+    }
+
+    /// Takes a service's name on this host, if it is free and there is memory.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn reserve(&self, spec: &ServiceSpec) -> Result<Reservation<'_>, ApiError> {
+        let (_, free_mib) = self.memory_mib();
+        let needed = u64::from(spec.memory_mib) + QEMU_OVERHEAD_MIB;
+        if needed > free_mib {
+            return Err(ApiError::conflict(format!(
+                "node {} has not enough memory: {needed} MiB are needed ({} for the guest), {free_mib} MiB are free",
+                self.name(),
+                spec.memory_mib
+            )));
+        }
+        let mut slots = self.slots();
+        if slots.contains_key(&spec.name) {
+            return Err(ApiError::conflict(format!(
+                "node {} already has an instance of `{}`",
+                self.name(),
+                spec.name
+            )));
+        }
+        slots.insert(spec.name.clone(), Slot::Starting { memory_mib: spec.memory_mib });
+        Ok(Reservation { host: self, name: Some(spec.name.clone()) })
+    }
+
+    /// Makes sure that the image is here and fits; fetches it from the manager.
+    ///
+    /// # Errors
+    /// The image is unknown or damaged, or needs more memory than the guest has.
+    pub async fn ensure_image(&self, spec: &ServiceSpec) -> Result<PathBuf, ApiError> {
+        let digest = spec.image.digest;
+        let bytes = match self.images.get(&digest) {
+            Ok(bytes) => bytes,
+            Err(_) => {
+                let path = format!("/v1/images/{digest}/file");
+                let bytes = self.manager().download(&path, MAX_IMAGE).await?;
+                if Digest32::of(&bytes) != digest {
+                    return Err(ApiError::failed(format!(
+                        "the file that came for image {} is not that image",
+                        spec.image.name
+                    )));
+                }
+                self.images.put(&bytes)?;
+                bytes
+            }
+        };
+        let info = ImageInfo::read(&bytes).map_err(|error| ApiError::invalid(error.to_string()))?;
+        if info.build_id != spec.image.build_id.0 {
+            return Err(ApiError::invalid(format!(
+                "image {} has build id {}, the service needs {}",
+                spec.image.name,
+                Digest32(info.build_id).short(),
+                spec.image.build_id.short()
+            )));
+        }
+        let least = info.min_memory_mib();
+        if spec.memory_mib < least {
+            return Err(ApiError::invalid(format!(
+                "{} MiB of memory are too little for image {}: it needs {least} MiB",
+                spec.memory_mib, spec.image.name
+            ))
+            .hint(format!("use --memory {least}M or more")));
+        }
+        Ok(self.images.path(&digest))
+    }
+
+    /// Starts an instance in a reserved name.
+    ///
+    /// # Errors
+    /// What did not work; nothing is left behind.
+    pub async fn start(
+        &self,
+        mut reservation: Reservation<'_>,
+        spec: &ServiceSpec,
+        kernel: PathBuf,
+        standby: bool,
+        epoch: u64,
+    ) -> Result<Arc<Instance>, ApiError> {
+        let launch = Launch {
+            spec,
+            standby,
+            epoch,
+            accel: self.accel,
+            qemu: &self.config.qemu,
+            kernel,
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            run_dir: &self.run_dir,
+            ram_dir: &self.config.ram_dir,
+            first: !standby,
+        };
+        let instance = Instance::start(launch, self.network.as_ref()).await?;
+        if let Some(name) = reservation.name.take() {
+            self.slots().insert(name, Slot::Started(Arc::clone(&instance)));
+        }
+        Ok(instance)
+    }
+
+    /// Ends an instance and forgets it.
+    ///
+    /// # Errors
+    /// As [`Instance::end`].
+    pub async fn end(&self, instance: &Arc<Instance>) -> Result<(), ApiError> {
+        let ended = instance.end().await;
+        let mut slots = self.slots();
+        let name = &instance.spec.name;
+        if matches!(slots.get(name), Some(Slot::Started(held)) if Arc::ptr_eq(held, instance)) {
+            slots.remove(name);
+        }
+        ended
+    }
+
+    /// Ends the instance unless it runs under `epoch`. Whatever else happens, afterwards it is true
+    /// that it runs, or that it never will. Returns whether it runs.
+    ///
+    /// # Errors
+    /// QEMU does not end.
+    pub async fn resolve(&self, name: &str, epoch: u64) -> Result<bool, ApiError> {
+        let Ok(instance) = self.instance(name) else { return Ok(false) };
+        let _busy = instance.busy.lock().await;
+        if instance.state() == InstanceState::Running && instance.epoch() == epoch {
+            return Ok(true);
+        }
+        self.end(&instance).await?;
+        Ok(false)
+    }
+
+    /// Ends everything.
+    pub async fn end_all(&self) {
+        for instance in self.instances() {
+            if let Err(error) = self.end(&instance).await {
+                eprintln!("{}: {error}", instance.spec.name);
+            }
+        }
+        // Only if it is empty; another agent's directory is its own affair.
+        let _ = std::fs::remove_dir(&self.config.ram_dir);
+    }
+}
+
+/// The IPv4 address in `host:port`, for the mirror's tunnel.
+///
+/// # Errors
+/// It is none.
+pub fn tunnel_address(host_port: &str) -> Result<Ipv4Addr, ApiError> {
+    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+    host.parse().map_err(|_| {
+        ApiError::invalid(format!("`{host_port}` has no IPv4 address for the move's tunnel"))
+    })
+}
+
+/// What the kernel thinks can still be given out.
+fn available_memory_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// Longest time for small requests to the manager.
+pub const MANAGER_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_need_an_ipv4_address() {
+        assert_eq!(tunnel_address("10.77.0.11:7701").unwrap(), Ipv4Addr::new(10, 77, 0, 11));
+        assert!(tunnel_address("host:1").is_err());
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available_memory_mib() > 0);
+    }
+}

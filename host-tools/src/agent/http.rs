@@ -1,0 +1,283 @@
+//! What the manager and other agents can ask of an agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use ferry_protocol::control::{Connection, Order};
+use http_body_util::channel::Channel;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::host::Host;
+use super::{checkpoint, destination, source};
+use crate::api::{
+    ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
+    MoveEvent, MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
+};
+
+/// Name of the page stream's protocol in the HTTP upgrade.
+pub const TRANSFER_PROTOCOL: &str = "ferry-transfer/1";
+/// How long a service may take to end by itself before its QEMU is killed.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a log in one chunk.
+const LOG_CHUNK: usize = 64 << 10;
+
+type Shared = State<Arc<Host>>;
+type Result<T> = std::result::Result<T, ApiError>;
+
+/// The agent's routes.
+pub fn router(host: Arc<Host>) -> Router {
+    Router::new()
+        .route("/v1/node", get(node))
+        .route("/v1/instances", get(list).post(start))
+        .route("/v1/instances/{name}", get(show).delete(stop))
+        .route("/v1/instances/{name}/connections", get(connections))
+        .route("/v1/instances/{name}/log", get(log))
+        .route("/v1/instances/{name}/move", post(move_away))
+        .route("/v1/instances/{name}/checkpoint", post(make_checkpoint))
+        .route("/v1/instances/{name}/abort", post(abort))
+        .route("/v1/instances/{name}/resume", post(resume))
+        .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
+        .route("/v1/transfer", get(transfer))
+        .with_state(host)
+}
+
+async fn node(State(host): Shared) -> Json<NodeReport> {
+    Json(host.report())
+}
+
+async fn list(State(host): Shared) -> Json<Vec<Instance>> {
+    Json(host.instances().iter().map(|instance| instance.view()).collect())
+}
+
+async fn show(State(host): Shared, Path(name): Path<String>) -> Result<Json<Instance>> {
+    Ok(Json(host.instance(&name)?.view()))
+}
+
+async fn start(
+    State(host): Shared,
+    Json(request): Json<StartRequest>,
+) -> Result<Json<Instance>> {
+    let instance = match request.snapshot {
+        Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
+        None => {
+            let reservation = host.reserve(&request.spec)?;
+            let kernel = host.ensure_image(&request.spec).await?;
+            host.start(reservation, &request.spec, kernel, false, request.epoch).await?
+        }
+    };
+    Ok(Json(instance.view()))
+}
+
+async fn stop(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
+    let instance = host.instance(&name)?;
+    let _busy = instance
+        .busy
+        .try_lock()
+        .map_err(|_| ApiError::conflict(format!("a move or checkpoint of `{name}` is under way")))?;
+    if instance.state() == InstanceState::Running {
+        // A service that does not end by itself is ended.
+        let _ = instance.guest.order(Order::Shutdown, SHUTDOWN_LIMIT).await;
+    }
+    host.end(&instance).await?;
+    Ok(Json(()))
+}
+
+async fn connections(
+    State(host): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<ConnectionLine>>> {
+    let connections = host.instance(&name)?.connections().await?;
+    Ok(Json(connections.iter().map(line).collect()))
+}
+
+fn line(connection: &Connection) -> ConnectionLine {
+    let end = |ip: [u8; 4], port: u16| {
+        let ip = std::net::Ipv4Addr::from(ip);
+        if port == 0 { format!("{ip}:*") } else { format!("{ip}:{port}") }
+    };
+    ConnectionLine {
+        local: end(connection.local, connection.local_port),
+        remote: end(connection.remote, connection.remote_port),
+        state: state_name(connection.state).into(),
+        role: format!("{:?}", connection.role).to_lowercase(),
+        recv_queue: connection.recv_queue,
+        send_queue: connection.send_queue,
+    }
+}
+
+/// RFC 9293's name of a state.
+fn state_name(state: ferry_protocol::control::TcpState) -> &'static str {
+    use ferry_protocol::control::TcpState as S;
+    match state {
+        S::Listen => "LISTEN",
+        S::SynSent => "SYN-SENT",
+        S::SynReceived => "SYN-RECEIVED",
+        S::Established => "ESTABLISHED",
+        S::FinWait1 => "FIN-WAIT-1",
+        S::FinWait2 => "FIN-WAIT-2",
+        S::CloseWait => "CLOSE-WAIT",
+        S::Closing => "CLOSING",
+        S::LastAck => "LAST-ACK",
+        S::TimeWait => "TIME-WAIT",
+        S::Closed => "CLOSED",
+    }
+}
+
+/// What part of a log is wanted.
+#[derive(Debug, Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    from: u64,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// Streams the log. Every chunk is preceded by nothing: the header says at which offset the first
+/// byte lies.
+async fn log(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response> {
+    let console = Arc::clone(&host.instance(&name)?.console);
+    let mut extent = console.extent();
+    // After a move the history arrives within moments.
+    let known = extent.wait_for(|extent| extent.own.is_some() || extent.ended);
+    let _ = tokio::time::timeout(Duration::from_secs(5), known).await;
+    let start = query.from.max(extent.borrow().start);
+    let (mut sender, body) = Channel::<Bytes>::new(4);
+    tokio::spawn(async move {
+        let mut offset = start;
+        loop {
+            let seen = *extent.borrow_and_update();
+            let Ok((_, bytes)) = console.read(offset, LOG_CHUNK) else { return };
+            if !bytes.is_empty() {
+                offset += bytes.len() as u64;
+                if sender.send_data(bytes.into()).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            if !query.follow || seen.ended || extent.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Body::new(body).into_response();
+    response.headers_mut().insert("x-log-offset", HeaderValue::from(start));
+    Ok(response)
+}
+
+async fn move_away(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<MoveRequest>,
+) -> Result<Response> {
+    let instance = host.instance(&name)?;
+    let (sender, events) = mpsc::unbounded_channel();
+    // The move goes on even if the manager's connection breaks.
+    tokio::spawn(source::run(host, instance, request, sender));
+    Ok(event_stream(events))
+}
+
+/// Events as lines of JSON.
+pub(crate) fn event_stream(mut events: mpsc::UnboundedReceiver<MoveEvent>) -> Response {
+    let (mut sender, body) = Channel::<Bytes>::new(16);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            let Ok(mut json) = serde_json::to_vec(&event) else { return };
+            json.push(b'\n');
+            if sender.send_data(json.into()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Body::new(body).into_response();
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+async fn make_checkpoint(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<CheckpointRequest>,
+) -> Result<Json<Checkpoint>> {
+    let instance = host.instance(&name)?;
+    Ok(Json(checkpoint::checkpoint(&host, &instance, request.leave_running).await?))
+}
+
+/// The manager did not keep the snapshot: the service goes on here.
+async fn abort(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
+    let instance = host.instance(&name)?;
+    let _busy = instance.busy.lock().await;
+    checkpoint::thaw(&instance).await?;
+    Ok(Json(()))
+}
+
+async fn resume(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<ResumeRequest>,
+) -> Result<Json<Resumed>> {
+    let instance = host.instance(&name)?;
+    match destination::resume_filled(&instance, request.epoch).await {
+        Ok(resumed) => Ok(Json(resumed)),
+        Err(error) => {
+            let tail = instance.console.tail();
+            host.end(&instance).await?;
+            Err(ApiError::failed(format!("{error}; the instance was removed; its console said:\n{tail}")))
+        }
+    }
+}
+
+async fn resolve(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<ResumeRequest>,
+) -> Result<Json<bool>> {
+    Ok(Json(host.resolve(&name, request.epoch).await?))
+}
+
+async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {
+    Ok(host.snapshots.get(&parse(&digest)?)?)
+}
+
+async fn forget_snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Json<()>> {
+    host.snapshots.remove(&parse(&digest)?)?;
+    Ok(Json(()))
+}
+
+/// A digest in a path.
+pub(crate) fn parse(digest: &str) -> Result<Digest32> {
+    digest.parse().map_err(|error: crate::api::spec::DigestError| ApiError::invalid(error.to_string()))
+}
+
+async fn transfer(State(host): Shared, mut request: Request) -> Response {
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_none_or(|protocol| protocol != TRANSFER_PROTOCOL) {
+        return ApiError::invalid(format!("{TRANSFER_PROTOCOL} is spoken here")).into_response();
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(stream) => destination::serve(host, TokioIo::new(stream)).await,
+            Err(error) => eprintln!("a move's connection broke off at once: {error}"),
+        }
+    });
+    (
+        StatusCode::SWITCHING_PROTOCOLS,
+        [(header::CONNECTION, "upgrade"), (header::UPGRADE, TRANSFER_PROTOCOL)],
+    )
+        .into_response()
+}

@@ -1,0 +1,194 @@
+//! The manager's routes.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::logs;
+use super::state::Manager;
+use crate::agent::checkpoint::MAX_SNAPSHOT;
+use crate::agent::http::{event_stream, parse};
+use crate::api::{
+    ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
+    MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
+};
+use crate::repository::ImageName;
+
+type Shared = State<Arc<Manager>>;
+type Result<T> = std::result::Result<T, ApiError>;
+
+/// The manager's routes.
+pub fn router(manager: Arc<Manager>) -> Router {
+    Router::new()
+        .route("/v1/nodes", get(nodes).post(report))
+        .route("/v1/services", get(services).post(run))
+        .route("/v1/services/{name}", get(service).delete(stop))
+        .route("/v1/services/{name}/connections", get(connections))
+        .route("/v1/services/{name}/log", get(log))
+        .route("/v1/services/{name}/migrate", post(migrate))
+        .route("/v1/services/{name}/checkpoint", post(checkpoint))
+        .route("/v1/restore", post(restore))
+        .route("/v1/snapshots/{digest}", get(snapshot))
+        .route("/v1/migrations", get(migrations))
+        .route("/v1/migrations/{id}", get(migration))
+        .route("/v1/migrations/{id}/events", get(events))
+        .route("/v1/migrations/{id}/commit", post(commit))
+        .route("/v1/migrations/{id}/settle", post(settle))
+        .route("/v1/migrations/{id}/take-back", post(take_back))
+        .route("/v1/images", get(images))
+        .route("/v1/images/{name}", put(push).delete(remove))
+        .route("/v1/images/{name}/file", get(image_file))
+        .layer(DefaultBodyLimit::max(MAX_SNAPSHOT))
+        .with_state(manager)
+}
+
+async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
+    Json(manager.nodes.list())
+}
+
+async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
+    manager.nodes.report(report)?;
+    Ok(Json(()))
+}
+
+async fn services(State(manager): Shared) -> Result<Json<Vec<Service>>> {
+    Ok(Json(manager.services().await?))
+}
+
+async fn run(State(manager): Shared, Json(request): Json<RunRequest>) -> Result<Json<Service>> {
+    Ok(Json(manager.run(request).await?))
+}
+
+async fn service(State(manager): Shared, Path(name): Path<String>) -> Result<Json<Service>> {
+    Ok(Json(manager.service(&name).await?))
+}
+
+async fn stop(State(manager): Shared, Path(name): Path<String>) -> Result<Json<()>> {
+    manager.stop(&name).await?;
+    Ok(Json(()))
+}
+
+async fn connections(
+    State(manager): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<ConnectionLine>>> {
+    Ok(Json(manager.connections(&name).await?))
+}
+
+#[derive(Debug, Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn log(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response> {
+    logs::stream(manager, name, query.follow).await
+}
+
+async fn migrate(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<MigrateRequest>,
+) -> Result<Response> {
+    let id = manager.migrate(&name, &request.to).await?;
+    Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn checkpoint(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<CheckpointRequest>,
+) -> Result<Json<Checkpoint>> {
+    Ok(Json(manager.checkpoint(&name, request).await?))
+}
+
+#[derive(Debug, Deserialize)]
+struct RestoreQuery {
+    on: String,
+    name: Option<String>,
+}
+
+async fn restore(
+    State(manager): Shared,
+    Query(query): Query<RestoreQuery>,
+    body: Bytes,
+) -> Result<Json<(Service, Resumed)>> {
+    Ok(Json(manager.restore(&body, &query.on, query.name).await?))
+}
+
+async fn snapshot(State(manager): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {
+    Ok(manager.workspace.get(&parse(&digest)?)?)
+}
+
+async fn migrations(State(manager): Shared) -> Json<Vec<Migration>> {
+    Json(manager.moves.list())
+}
+
+async fn migration(State(manager): Shared, Path(id): Path<String>) -> Result<Json<Migration>> {
+    Ok(Json(manager.moves.get(&id)?.0))
+}
+
+async fn events(State(manager): Shared, Path(id): Path<String>) -> Result<Response> {
+    Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn commit(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<CommitAnswer>> {
+    Ok(Json(manager.commit(&id, request).await?))
+}
+
+async fn settle(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<CommitAnswer>> {
+    Ok(Json(manager.settle(&id, request).await?))
+}
+
+async fn take_back(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<CommitAnswer>> {
+    Ok(Json(manager.take_back(&id, request).await?))
+}
+
+async fn images(State(manager): Shared) -> Json<Vec<Image>> {
+    Json(manager.images.list())
+}
+
+fn image_name(name: &str) -> Result<ImageName> {
+    name.parse().map_err(|error: crate::api::spec::NameError| ApiError::invalid(error.to_string()))
+}
+
+async fn push(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Json<Image>> {
+    let name = image_name(&name)?;
+    let pushed = tokio::task::spawn_blocking(move || manager.images.push(&name, &body));
+    Ok(Json(pushed.await.map_err(ApiError::failed)??))
+}
+
+async fn remove(State(manager): Shared, Path(name): Path<String>) -> Result<Json<Image>> {
+    let name = image_name(&name)?;
+    let in_use = manager.images_in_use().await?;
+    Ok(Json(manager.images.remove(&name, |digest| in_use.contains(digest))?))
+}
+
+async fn image_file(State(manager): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {
+    manager.images.file(&parse(&digest)?)
+}

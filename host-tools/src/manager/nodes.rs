@@ -1,0 +1,84 @@
+//! The agents the manager knows. They report every few seconds; one that is silent is not ready.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::agent::REPORT_INTERVAL;
+use crate::api::{ApiError, Client, Node, NodeReport};
+use crate::wire::Address;
+
+/// Silence after which a node is no longer ready.
+const PATIENCE: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1);
+
+#[derive(Debug)]
+struct Known {
+    report: NodeReport,
+    seen: Instant,
+    client: Arc<Client>,
+}
+
+/// All nodes that ever reported.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+impl Nodes {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a report.
+    ///
+    /// # Errors
+    /// Its address is none.
+    pub fn report(&self, report: NodeReport) -> Result<(), ApiError> {
+        let address: Address = report.address.parse().map_err(|error: crate::wire::AddressError| {
+            ApiError::invalid(error.to_string())
+        })?;
+        let mut known = self.lock();
+        let client = match known.get(&report.name) {
+            Some(known) if *known.client.address() == address => Arc::clone(&known.client),
+            _ => Arc::new(Client::new(address, format!("node {}", report.name))),
+        };
+        known.insert(report.name.clone(), Known { report, seen: Instant::now(), client });
+        Ok(())
+    }
+
+    /// All nodes, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Node> {
+        self.lock()
+            .values()
+            .map(|known| Node {
+                report: known.report.clone(),
+                seen_ms_ago: known.seen.elapsed().as_millis() as u64,
+                ready: known.seen.elapsed() < PATIENCE,
+            })
+            .collect()
+    }
+
+    /// How to ask a node.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn client(&self, name: &str) -> Result<Arc<Client>, ApiError> {
+        let known = self.lock();
+        known.get(name).map(|known| Arc::clone(&known.client)).ok_or_else(|| {
+            let names: Vec<_> = known.keys().cloned().collect();
+            let hint = if names.is_empty() {
+                "no agent has reported yet: start one with `host-tools agent`".into()
+            } else {
+                format!("known nodes: {}", names.join(", "))
+            };
+            ApiError::not_found(format!("there is no node `{name}`")).hint(hint)
+        })
+    }
+
+    /// What a node last said.
+    #[must_use]
+    pub fn last_report(&self, name: &str) -> Option<NodeReport> {
+        self.lock().get(name).map(|known| known.report.clone())
+    }
+}
