@@ -82,8 +82,8 @@ choose_lld() {
 
 # build_library TARGET CRATES RUSTFLAGS: compiles std's crates for TARGET into the new sysroot.
 build_library() {
-  echo "toolchain: compiling $2 for $1 with $version (about a minute, once)"
-  build=$new/build
+  echo "toolchain: compiling $2 for $1 with $version (once, a minute or two)"
+  build=$new/build-$1
   mkdir -p "$build/src" "$new/lib/rustlib/$1/lib"
   # A crate to hang `-Zbuild-std` on; only what it depends on is kept.
   echo '#![no_std]' >"$build/src/lib.rs"
@@ -134,8 +134,12 @@ if [ ! -d "$library" ]; then
   new=$toolchain/new-$$
   trap 'rm -rf "$new"' EXIT
   trap 'exit 130' INT TERM
-  build_library x86_64-unknown-hermit std,panic_abort "$hermit_flags"
-  build_library x86_64-unknown-none core,alloc "$none_flags"
+  # Side by side: much of it is one long compilation each.
+  build_library x86_64-unknown-hermit std,panic_abort "$hermit_flags" &
+  hermit=$!
+  build_library x86_64-unknown-none core,alloc "$none_flags" &
+  none=$!
+  wait "$hermit" && wait "$none" || exit 1
   # rustc looks for its bundled tools below the sysroot it is given.
   mkdir -p "$new/lib/rustlib/x86_64-unknown-linux-gnu/bin"
   ln -s "$lld" "$new/lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld"

@@ -43,10 +43,10 @@ steps() {
   cat <<END
 scripts 1
 format 1
-lint-host 8
-unit 10
+lint-host 12
+unit 12
 docs 4
-lint-guest 8
+lint-guest 10
 images 8
 $(test_programs | sed 's/$/ 12/')
 END

@@ -18,14 +18,14 @@ features = ["instructions", "abi_x86_interrupt"]/'
 silence='s/^\[lints\.rust\]/&\
 warnings = "allow"/'
 
-# A copy made by another edit, or from another lock file, is not the copy.
-stamp=$(cat "$here/prepare.sh" "$here/Cargo.lock" | cksum)
+# A copy made by other edits, or from another lock file, is not the copy.
+stamp=$({ printf '%s\n' "$naked" "$features" "$silence"; cat "$here/Cargo.lock"; } | cksum)
 if [ "$stamp" = "$(cat "$destination/.prepared" 2>/dev/null)" ]; then
   exit 0
 fi
 
 # Where cargo unpacked it, after checking it against Cargo.lock.
-manifest=$(cd "$here" && cargo metadata --locked --format-version 1 |
+manifest=$(cd "$here" && cargo metadata --quiet --locked --format-version 1 |
   sed -n 's/.*"manifest_path":"\([^"]*\/hermit-kernel-0\.11\.0\/Cargo\.toml\)".*/\1/p')
 if [ ! -f "$manifest" ]; then
   echo "kernel: cargo did not say where hermit-kernel 0.11.0 is; try \`cd runtime/kernel && cargo fetch --locked\`" >&2
