@@ -18,7 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use ferry_abi::{Report, Task, Wake};
-use ferry_net::{Config, DrainStatus, Instant, Nic, Stack, Storage};
+use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
 use crate::single::Single;
@@ -43,6 +43,8 @@ static ROOT: Single<RefCell<Option<Waker>>> = Single::new(RefCell::new(None));
 /// Answers that the agent reads from RAM, kept until the next of their kind.
 static FREE_MAP: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
 static LISTING: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
+/// Connections dropped while the stack was at work, to be closed when it has finished.
+static DROPPED: Single<RefCell<Vec<ConnId>>> = Single::new(RefCell::new(Vec::new()));
 /// [`serve`] is on the call stack: wakers that read the clock must not enter it again.
 static SERVING: Single<Cell<bool>> = Single::new(Cell::new(false));
 
@@ -129,12 +131,24 @@ fn new_stack() -> Stack {
 /// woken.
 fn serve() -> bool {
     let mut woke = false;
+    for id in DROPPED.take() {
+        with_stack(|stack| stack.close(id));
+    }
     loop {
         let progress = with_stack(|stack| stack.poll(now(), &mut Card));
         woke |= progress.woke;
         if !progress.more || woke {
             return woke;
         }
+    }
+}
+
+/// Closes a connection that the service has dropped. A waker that the stack calls may be the last to
+/// hold a task, and drop its stream in the middle of the stack's work.
+pub fn close(id: ConnId) {
+    match STACK.try_borrow_mut() {
+        Ok(mut stack) => stack.get_or_insert_with(new_stack).close(id),
+        Err(_) => DROPPED.borrow_mut().push(id),
     }
 }
 
@@ -162,7 +176,9 @@ pub fn idle(deadline: Option<u64>) -> bool {
     SERVING.set(true);
     let mut woke = serve();
     if !woke {
-        let network = with_stack(|stack| stack.poll_at());
+        // With the ring full there is nothing to do before the card's interrupt says otherwise.
+        let can_send = Card.transmit_ready();
+        let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
         woke = perform(ferry_abi::host_park(until));

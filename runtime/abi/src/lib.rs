@@ -120,7 +120,7 @@ unsafe extern "C" {
     /// Leaves the CPU until a frame arrives, an order comes, or `deadline_ns` (machine clock) has
     /// passed. A deadline of 0 only looks for orders. The one call in which a service can be captured.
     pub safe fn host_park(deadline_ns: u64) -> Wake;
-    /// Whether an order or control byte is waiting; costs one load.
+    /// Whether an order or a frame is waiting; costs a few loads.
     pub safe fn host_pending() -> bool;
     /// Answers a [`Task`].
     pub safe fn host_report(report: Report);

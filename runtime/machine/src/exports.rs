@@ -14,7 +14,7 @@ extern "C" fn host_park(deadline_ns: u64) -> Wake {
 
 #[unsafe(no_mangle)]
 extern "C" fn host_pending() -> bool {
-    uart::PENDING.load(Ordering::Relaxed) || control::has_task()
+    uart::PENDING.load(Ordering::Relaxed) || nic::with(nic::Nic::ready)
 }
 
 #[unsafe(no_mangle)]

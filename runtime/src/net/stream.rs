@@ -10,7 +10,7 @@ use ferry_net::ConnId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{connect_error, stream_error};
-use crate::engine::with_stack;
+use crate::engine::{self, with_stack};
 
 /// A TCP connection. Dropping it closes it in order; TCP finishes in the background. If bytes were
 /// received that nobody read, the peer gets a reset instead (RFC 9293 §3.10.4).
@@ -106,6 +106,6 @@ impl AsyncWrite for TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        with_stack(|stack| stack.close(self.id));
+        engine::close(self.id);
     }
 }
