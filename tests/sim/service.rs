@@ -88,7 +88,17 @@ impl Session {
         }
         let (role, stream, _) = self.work().expect("a whole request");
         let expected = octets(stream, self.received, bytes.len());
-        assert!(bytes == expected, "octets from {} are not what was sent", self.received);
+        if let Some(at) = (0..bytes.len()).find(|&at| bytes[at] != expected[at]) {
+            let wrong = (0..bytes.len()).filter(|&at| bytes[at] != expected[at]).count();
+            panic!(
+                "octet {} is {} and not {}, {wrong} of {} wrong from {} on",
+                self.received + at as u64,
+                bytes[at],
+                expected[at],
+                bytes.len(),
+                self.received
+            );
+        }
         self.received += bytes.len() as u64;
         if role != 1 {
             self.echo.extend_from_slice(bytes);

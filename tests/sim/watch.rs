@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet,
-    TcpPacket, TcpSeqNumber,
+    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Address,
+    Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 /// A client's address and port.
@@ -13,6 +14,8 @@ type Peer = ([u8; 4], u16);
 #[derive(Debug, Default)]
 struct Flow {
     client_scale: u8,
+    /// Last window field of the client.
+    client_window: u16,
     /// End of what the client has sent.
     client_end: Option<TcpSeqNumber>,
     /// Highest ACK number the client has sent.
@@ -58,6 +61,7 @@ impl Watch {
             }
         }
         flow.client_end = Some(flow.client_end.map_or(end, |known| known.max(end)));
+        flow.client_window = segment.window_len();
         if segment.ack() {
             let ack = segment.ack_number();
             flow.client_ack = Some(flow.client_ack.map_or(ack, |known| known.max(ack)));
@@ -107,6 +111,39 @@ impl Watch {
     /// Zero-window ACKs the drain sent to this peer.
     pub fn zero_windows(&self, peer: Peer) -> u32 {
         self.flows.get(&peer).map_or(0, |flow| flow.zero_windows)
+    }
+
+    /// A segment of this client's that makes the service acknowledge: one octet it has already.
+    pub fn probe(&self, peer: Peer, service: ([u8; 4], u16)) -> Option<Vec<u8>> {
+        let flow = self.flows.get(&peer)?;
+        let tcp = TcpRepr {
+            src_port: peer.1,
+            dst_port: service.1,
+            control: TcpControl::None,
+            seq_number: TcpSeqNumber(flow.ack?.0.wrapping_sub(1)),
+            ack_number: flow.client_ack,
+            window_len: flow.client_window,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[0],
+        };
+        let (src, dst) = (Ipv4Address::from(peer.0), Ipv4Address::from(service.0));
+        let ip = Ipv4Repr {
+            src_addr: src,
+            dst_addr: dst,
+            next_header: IpProtocol::Tcp,
+            payload_len: tcp.buffer_len(),
+            hop_limit: 64,
+        };
+        let checksums = ChecksumCapabilities::default();
+        let mut bytes = vec![0; ip.buffer_len() + tcp.buffer_len()];
+        ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes), &checksums);
+        let segment = &mut TcpPacket::new_unchecked(&mut bytes[ip.buffer_len()..]);
+        tcp.emit(segment, &src.into(), &dst.into(), &checksums);
+        Some(bytes)
     }
 
     /// Pure ACKs with SEQ = SND.NXT the resume sent to this peer.

@@ -3,7 +3,7 @@
 use ferry_net::{Config, DrainStatus, Drained, Instant, Resumed, Stack, Storage};
 use ferry_protocol::control::TcpState;
 use smoltcp::socket::tcp;
-use smoltcp::wire::{IpAddress, Ipv4Address};
+use smoltcp::wire::{EthernetFrame, IpAddress, Ipv4Address};
 
 use crate::client::{Client, Role};
 use crate::link::{Link, Weather};
@@ -65,6 +65,12 @@ pub struct World {
     pub clients: Vec<Client>,
     pub watch: Watch,
     random: Random,
+    /// FERRY_SIM_TRACE is set: every frame is shown.
+    traced: bool,
+}
+
+fn client_mac(index: usize) -> [u8; 6] {
+    [2, 0, 0, 0, 1, index as u8]
 }
 
 fn client_ip(index: usize) -> [u8; 4] {
@@ -73,8 +79,7 @@ fn client_ip(index: usize) -> [u8; 4] {
 
 impl World {
     pub fn new(shape: &Shape, roles: &[Role], weather: Weather, mut random: Random) -> Self {
-        let mac = |index: usize| [2, 0, 0, 0, 1, index as u8];
-        let macs = std::iter::once(SERVICE_MAC).chain((0..shape.clients).map(mac)).collect();
+        let macs = std::iter::once(SERVICE_MAC).chain((0..shape.clients).map(client_mac)).collect();
         let config = Config {
             mac: SERVICE_MAC,
             ip: Ipv4Address::from_octets(SERVICE),
@@ -89,7 +94,7 @@ impl World {
         let [a, b, c, d] = SERVICE;
         let clients = (0..shape.clients)
             .map(|index| {
-                let mut client = Client::new(mac(index), client_ip(index), random.next());
+                let mut client = Client::new(client_mac(index), client_ip(index), random.next());
                 for user in 0..shape.users {
                     let work = (roles[user % roles.len()], random.next(), shape.len);
                     let from = 40000 + user as u16;
@@ -112,6 +117,7 @@ impl World {
             clients,
             watch: Watch::default(),
             random,
+            traced: std::env::var_os("FERRY_SIM_TRACE").is_some(),
         }
     }
 
@@ -159,7 +165,10 @@ impl World {
         while let Some((to, frame)) = self.link.arrived(self.now) {
             match (to, self.frozen) {
                 (0, Some(Switch::Lost)) => {}
-                (0, _) => self.card.received.push_back(frame),
+                (0, _) => {
+                    self.trace(">", &frame);
+                    self.card.received.push_back(frame);
+                }
                 (client, _) => self.clients[client - 1].receive(frame),
             }
         }
@@ -168,6 +177,13 @@ impl World {
             for frame in client.poll(now) {
                 self.watch.client_sent(&frame);
                 self.link.send(index + 1, &frame, self.now);
+            }
+            for port in client.persist(self.now) {
+                let probe = self.watch.probe((client_ip(index), port), (SERVICE, PORT));
+                if let Some(packet) = probe {
+                    let header = [&SERVICE_MAC[..], &client_mac(index), &[8, 0]].concat();
+                    self.link.send(index + 1, &[header, packet].concat(), self.now);
+                }
             }
         }
         if self.frozen.is_none() {
@@ -193,6 +209,7 @@ impl World {
 
     fn send_out(&mut self) {
         for frame in std::mem::take(&mut self.card.sent) {
+            self.trace("<", &frame);
             self.watch.service_sent(&frame);
             self.link.send(0, &frame, self.now);
         }
@@ -242,15 +259,16 @@ impl World {
         self.draining = true;
         self.watch.drain_begins();
         let mut end = None;
-        // The last moment is the deadline itself.
-        self.run(self.now + longest + 1, |world| {
+        let mut poll = |world: &mut Self| {
             match world.stack.drain_poll(world.service_now(), &mut world.card) {
                 DrainStatus::Done(drained) => end = Some(drained),
                 DrainStatus::Pending(at) => assert!(at <= deadline, "waits past its deadline"),
             }
             world.send_out();
             end.is_some()
-        });
+        };
+        self.run(self.now + longest, &mut poll);
+        poll(self);
         let drained = end.expect("a drain ends at its deadline");
         for peer in self.synchronised().into_iter().filter(|peer| synchronised.contains(peer)) {
             assert!(
@@ -303,6 +321,15 @@ impl World {
             .iter()
             .all(|client| (0..client.users.len()).all(|user| ended(client.state(user))));
         clients && self.service.sessions() == 0 && self.stack.connection_count() == 0
+    }
+
+    /// Shows a frame as it leaves (<) or reaches (>) the service.
+    fn trace(&self, direction: &str, frame: &[u8]) {
+        if self.traced {
+            let shown = smoltcp::wire::PrettyPrinter::<EthernetFrame<&[u8]>>::new("", &frame);
+            let shown = shown.to_string().replace('\n', "").replace("\\", "|");
+            println!("{:>11} {direction} {shown}", self.now);
+        }
     }
 
     pub fn describe(&self) -> String {

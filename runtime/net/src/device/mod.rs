@@ -27,15 +27,14 @@ pub(crate) trait Output {
     fn send<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R;
 }
 
-/// What happens to outgoing segments on their way.
+/// The window that outgoing segments show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Egress {
-    /// The window field becomes 0, except in SYN and RST segments.
-    pub close_window: bool,
-    /// A pure ACK gets SEQ = SND.NXT as the wire has seen it. smoltcp's own SND.NXT goes back to
-    /// SND.UNA at a retransmission timeout, and a peer takes no window from an older SEQ
-    /// (RFC 9293 §3.10.7.4, SND.WL1).
-    pub newest_seq: bool,
+pub(crate) enum Window {
+    /// What smoltcp offers.
+    #[default]
+    Open,
+    /// Zero, except in SYN and RST segments.
+    Closed,
 }
 
 /// A smoltcp device that holds at most one packet.
@@ -43,7 +42,7 @@ pub(crate) struct Port<'a, O> {
     pub packet: Option<&'a [u8]>,
     pub out: &'a mut O,
     pub flow: Option<&'a mut Flow>,
-    pub egress: Egress,
+    pub window: Window,
 }
 
 /// What the interface may rely on: checksums of what comes in have been verified before.
@@ -67,7 +66,7 @@ impl phy::RxToken for RxToken<'_> {
 pub(crate) struct TxToken<'a, O> {
     out: &'a mut O,
     flow: Option<&'a mut Flow>,
-    egress: Egress,
+    window: Window,
     now: Instant,
 }
 
@@ -76,22 +75,22 @@ impl<O: Output> phy::TxToken for TxToken<'_, O> {
         self.out.send(len, |packet| {
             let result = f(packet);
             if let Some(flow) = self.flow {
-                pass_out(packet, flow, self.egress, self.now);
+                pass_out(packet, flow, self.window, self.now);
             }
             result
         })
     }
 }
 
-/// Applies `egress` to an outgoing segment of a connection and takes note of it.
-fn pass_out(packet: &mut [u8], flow: &mut Flow, egress: Egress, now: Instant) {
+/// Passes an outgoing segment of a connection on, as the wire should see it, and takes note of it.
+fn pass_out(packet: &mut [u8], flow: &mut Flow, window: Window, now: Instant) {
     let Ok(ip) = Ipv4Packet::new_checked(&mut *packet) else { return };
     if ip.next_header() != IpProtocol::Tcp {
         return;
     }
     let header_len = usize::from(ip.header_len());
     let segment = &mut packet[header_len..];
-    rewrite::apply(segment, egress, flow);
+    rewrite::apply(segment, window, flow);
     if let Ok(segment) = TcpPacket::new_checked(&*segment) {
         flow.sent(&segment, now);
     }
@@ -110,7 +109,7 @@ impl<O: Output> phy::Device for Port<'_, O> {
     fn receive(&mut self, now: Instant) -> Option<(RxToken<'_>, TxToken<'_, O>)> {
         let packet = self.packet.take()?;
         let tx =
-            TxToken { out: self.out, flow: self.flow.as_deref_mut(), egress: self.egress, now };
+            TxToken { out: self.out, flow: self.flow.as_deref_mut(), window: self.window, now };
         Some((RxToken(packet), tx))
     }
 
@@ -118,7 +117,7 @@ impl<O: Output> phy::Device for Port<'_, O> {
         self.out.ready().then_some(TxToken {
             out: self.out,
             flow: self.flow.as_deref_mut(),
-            egress: self.egress,
+            window: self.window,
             now,
         })
     }

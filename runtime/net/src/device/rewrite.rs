@@ -2,7 +2,7 @@
 
 use smoltcp::wire::{TcpPacket, TcpSeqNumber};
 
-use super::{Egress, Flow};
+use super::{Flow, Window};
 
 /// `checksum` after the 16-bit word `old` under it became `new`: HC' = ~(~HC + ~m + m').
 fn mend(checksum: u16, old: u16, new: u16) -> u16 {
@@ -11,17 +11,21 @@ fn mend(checksum: u16, old: u16, new: u16) -> u16 {
     !(((sum & 0xffff) + (sum >> 16)) as u16)
 }
 
-/// Applies `egress` to a segment, given from its first TCP header byte on.
-pub(super) fn apply(bytes: &mut [u8], egress: Egress, flow: &mut Flow) {
+/// Changes a segment, given from its first TCP header byte on.
+///
+/// A pure ACK gets SEQ = SND.NXT as the wire has seen it, as RFC 9293 §3.10.7.4 has it. smoltcp's own
+/// SND.NXT goes back to SND.UNA at a retransmission timeout, and a peer that has received more takes
+/// neither acknowledgement nor window from an older SEQ: two such ends never agree again.
+pub(super) fn apply(bytes: &mut [u8], window: Window, flow: &mut Flow) {
     let Ok(mut segment) = TcpPacket::new_checked(bytes) else { return };
     if segment.syn() || segment.rst() {
         return;
     }
     flow.last_window = segment.window_len();
-    if egress.close_window {
+    if window == Window::Closed {
         set_window(&mut segment, 0);
     }
-    if egress.newest_seq && segment.segment_len() == 0 {
+    if segment.segment_len() == 0 && flow.syn_sent {
         set_seq(&mut segment, flow.nxt);
     }
 }
@@ -78,7 +82,7 @@ mod tests {
         let mut flow = Flow::new(Tuple { remote: 1, remote_port: 2, local_port: 3 }, Instant::ZERO);
         for window in 0..=u16::MAX {
             let mut bytes = segment(window, i32::from(window) * 77777 % 99991, window as u8);
-            apply(&mut bytes, Egress { close_window: true, newest_seq: false }, &mut flow);
+            apply(&mut bytes, Window::Closed, &mut flow);
             assert!(verifies(&bytes), "window {window}");
             assert_eq!(TcpPacket::new_unchecked(&bytes[..]).window_len(), 0);
             assert_eq!(flow.last_window, window);
@@ -88,16 +92,15 @@ mod tests {
     #[test]
     fn a_pure_ack_gets_the_newest_seq_and_data_keeps_its_own() {
         let mut flow = Flow::new(Tuple { remote: 1, remote_port: 2, local_port: 3 }, Instant::ZERO);
-        flow.nxt = TcpSeqNumber(-5);
-        let egress = Egress { close_window: false, newest_seq: true };
+        (flow.nxt, flow.syn_sent) = (TcpSeqNumber(-5), true);
         let mut data = segment(9, 1234, 1);
-        apply(&mut data, egress, &mut flow);
+        apply(&mut data, Window::Open, &mut flow);
         assert_eq!(TcpPacket::new_unchecked(&data[..]).seq_number(), TcpSeqNumber(1234));
 
         let mut ack: [u8; 20] = segment(9, 1234, 1)[..20].try_into().unwrap();
         TcpPacket::new_unchecked(&mut ack[..])
             .fill_checksum(&IpAddress::v4(10, 0, 0, 1), &IpAddress::v4(10, 0, 0, 2));
-        apply(&mut ack, egress, &mut flow);
+        apply(&mut ack, Window::Open, &mut flow);
         assert!(verifies(&ack));
         assert_eq!(TcpPacket::new_unchecked(&ack[..]).seq_number(), TcpSeqNumber(-5));
     }
@@ -112,7 +115,7 @@ mod tests {
             let before = bytes;
             let mut flow =
                 Flow::new(Tuple { remote: 1, remote_port: 2, local_port: 3 }, Instant::ZERO);
-            apply(&mut bytes, Egress { close_window: true, newest_seq: true }, &mut flow);
+            apply(&mut bytes, Window::Closed, &mut flow);
             assert_eq!(bytes, before);
         }
     }

@@ -6,7 +6,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::Ipv4Address;
 
 use super::Stack;
-use crate::device::{Egress, Output, Port, old_byte};
+use crate::device::{Output, Port, Window, old_byte};
 use crate::link::{Link, Nic};
 use crate::table::connection::{Connection, Ended, Owner};
 use crate::table::established::ConnId;
@@ -75,7 +75,7 @@ impl Stack {
                 packet: None,
                 out: &mut out,
                 flow: Some(&mut connection.flow),
-                egress: Egress::default(),
+                window: Window::Open,
             };
             match self.iface.poll_egress(self.now, &mut port, &mut connection.set) {
                 PollResult::None => break,
@@ -225,7 +225,7 @@ impl Stack {
         if !nic.transmit_ready() {
             return false;
         }
-        let egress = Egress { newest_seq: true, ..self.egress_rules() };
+        let window = self.window();
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return true };
         if !connection.synchronised() {
@@ -239,7 +239,7 @@ impl Stack {
             now: self.now,
         };
         let mut port =
-            Port { packet: Some(&packet), out: &mut out, flow: Some(&mut connection.flow), egress };
+            Port { packet: Some(&packet), out: &mut out, flow: Some(&mut connection.flow), window };
         self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
         true
     }

@@ -164,8 +164,8 @@ impl Stack {
 
     /// A packet that belongs to no connection: echo requests are answered, the rest refused.
     fn stray(&mut self, packet: &[u8]) {
-        let egress = self.egress_rules();
-        let mut port = Port { packet: Some(packet), out: &mut self.reply, flow: None, egress };
+        let window = self.window();
+        let mut port = Port { packet: Some(packet), out: &mut self.reply, flow: None, window };
         self.iface.poll_ingress_single(self.now, &mut port, &mut no_sockets());
     }
 
@@ -200,7 +200,7 @@ impl Stack {
 
     /// Makes smoltcp acknowledge what it has, into the reply.
     fn acknowledge(&mut self, id: ConnId) {
-        let egress = self.egress_rules();
+        let window = self.window();
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return };
         let packet = old_byte(&connection.flow, local);
@@ -208,7 +208,7 @@ impl Stack {
             packet: Some(&packet),
             out: &mut self.reply,
             flow: Some(&mut connection.flow),
-            egress,
+            window,
         };
         self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
     }
@@ -238,12 +238,12 @@ impl Stack {
         if connection.socket_mut().listen((self.link.ip(), port)).is_err() {
             return;
         }
-        let egress = self.egress_rules();
+        let window = self.window();
         let mut device = Port {
             packet: Some(packet),
             out: &mut self.reply,
             flow: Some(&mut connection.flow),
-            egress,
+            window,
         };
         self.iface.poll_ingress_single(self.now, &mut device, &mut connection.set);
         if connection.state() != State::SynReceived {
@@ -260,7 +260,7 @@ impl Stack {
 
     /// A segment of a connection there is.
     fn segment(&mut self, id: ConnId, packet: &[u8], segment: &TcpPacket<&[u8]>) {
-        let egress = self.egress_rules();
+        let window = self.window();
         let Some(connection) = self.established.get_mut(id) else { return };
         if overruns(connection, segment) {
             return;
@@ -278,7 +278,7 @@ impl Stack {
             packet: Some(packet),
             out: &mut self.reply,
             flow: Some(&mut connection.flow),
-            egress,
+            window,
         };
         self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
 

@@ -23,7 +23,7 @@ use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
-use crate::device::{Egress, Port, capabilities};
+use crate::device::{Port, Window, capabilities};
 use crate::drain::Run;
 use crate::hash::Key;
 use crate::link::{Link, Nic};
@@ -222,8 +222,9 @@ impl Stack {
         }
     }
 
-    fn egress_rules(&self) -> Egress {
-        Egress { close_window: matches!(self.mode, Mode::Draining(_)), newest_seq: false }
+    /// The window that segments show now.
+    fn window(&self) -> Window {
+        if matches!(self.mode, Mode::Draining(_)) { Window::Closed } else { Window::Open }
     }
 
     /// Neither draining nor resuming: segments of ours may leave, and one that belongs to nothing may
@@ -237,7 +238,7 @@ fn interface(cidr: Ipv4Cidr, seed: u64, now: Instant) -> Interface {
     let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
     let mut nowhere =
-        Port { packet: None, out: &mut Reply::new(), flow: None, egress: Egress::default() };
+        Port { packet: None, out: &mut Reply::new(), flow: None, window: Window::Open };
     debug_assert_eq!(capabilities().max_transmission_unit, crate::link::MTU);
     let mut iface = Interface::new(config, &mut nowhere, now);
     iface.update_ip_addrs(|addrs| {
