@@ -22,14 +22,8 @@ use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
 use crate::single::Single;
-use crate::{clock, heap};
+use crate::{buffers, clock, heap};
 
-/// Largest buffer of a connection in each direction: the largest window that needs no scaling.
-const MAX_BUFFER: usize = 65_535;
-/// Least buffer: below it a connection is refused.
-const MIN_BUFFER: usize = 4096;
-/// A connection's two buffers take at most this part of the free memory.
-const MEMORY_SHARE: usize = 512;
 /// Part of the heap that connections leave to the service.
 const RESERVE: usize = 1 << 20;
 /// How often, in task polls, a busy runtime looks at network and orders.
@@ -95,7 +89,7 @@ fn seed() -> [u64; 4] {
 /// Buffers by the memory that is left, in whole pages, so that one that is empty need not move.
 fn allocate_buffers(_port: u16) -> Option<Storage> {
     let free = heap::free_bytes().saturating_sub(RESERVE);
-    let size = (free / MEMORY_SHARE).next_multiple_of(PAGE_SIZE).clamp(MIN_BUFFER, MAX_BUFFER);
+    let size = buffers::size(free, heap::total_bytes());
     (free >= 2 * size).then(|| Storage { rx: uninitialised(size), tx: uninitialised(size) })
 }
 
@@ -286,11 +280,7 @@ fn mark_free(map: &mut [u8], start: usize, len: usize) {
     let base = PORTABLE_BASE as usize;
     let first = start.saturating_sub(base).div_ceil(PAGE_SIZE);
     let end = (start + len).saturating_sub(base) / PAGE_SIZE;
-    for page in first..end {
-        if let Some(byte) = map.get_mut(page / 8) {
-            *byte |= 1 << (page % 8);
-        }
-    }
+    heap::spans::set_bits(map, first, end.saturating_sub(first));
 }
 
 /// Writes the list of connections where the agent can read it.

@@ -22,19 +22,25 @@
 //! What cannot move (threads, files, the kernel's sockets) is refused with a message that names it.
 #![cfg(any(target_os = "hermit", test))]
 
-mod heap;
-mod single;
-
+mod buffers;
 #[cfg(target_os = "hermit")]
 mod clock;
 #[cfg(target_os = "hermit")]
 mod engine;
+#[cfg(target_os = "hermit")]
+mod heap;
 #[cfg(all(target_os = "hermit", feature = "http"))]
 mod http;
 #[cfg(target_os = "hermit")]
 mod logger;
 #[cfg(target_os = "hermit")]
 pub mod net;
+#[cfg(target_os = "hermit")]
+mod single;
+// The rest of `heap` is the image's allocator; its logic is tested on the host.
+#[cfg(not(target_os = "hermit"))]
+#[path = "heap/spans.rs"]
+mod spans;
 #[cfg(target_os = "hermit")]
 mod start;
 #[cfg(target_os = "hermit")]

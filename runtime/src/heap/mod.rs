@@ -63,6 +63,11 @@ pub fn free_bytes() -> usize {
     with_spans(|spans| spans.free_pages() * PAGE_SIZE)
 }
 
+/// Bytes in all pages of the heap.
+pub fn total_bytes() -> usize {
+    with_spans(|spans| spans.pages() * PAGE_SIZE)
+}
+
 /// Sets the bit of every page of the region that holds no state, and clears all others. Bit 0 is the
 /// page at `ferry_protocol::layout::PORTABLE_BASE`.
 pub fn free_map(map: &mut [u8]) {

@@ -41,6 +41,11 @@ impl Spans {
         self.free
     }
 
+    /// Pages managed.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
     fn start(&self) -> usize {
         self.used.as_ptr() as usize
     }
@@ -154,11 +159,26 @@ impl Spans {
         map.fill(0);
         let mut page = self.next_free(0);
         while page < self.pages {
-            let at = self.first + page;
-            if let Some(byte) = map.get_mut(at / 8) {
-                *byte |= 1 << (at % 8);
-            }
-            page = self.next_free(page + 1);
+            let run = self.run(page, self.pages - page);
+            set_bits(map, self.first + page, run);
+            page = self.next_free(page + run);
+        }
+    }
+}
+
+/// Sets `count` bits from bit `first` on; those beyond the map's end are left out.
+pub fn set_bits(map: &mut [u8], first: usize, count: usize) {
+    let end = (first + count).min(map.len() * 8);
+    let mut at = first.min(end);
+    while at < end {
+        let bits = (8 - at % 8).min(end - at);
+        if bits == 8 {
+            let bytes = (end - at) / 8;
+            map[at / 8..at / 8 + bytes].fill(0xff);
+            at += bytes * 8;
+        } else {
+            map[at / 8] |= (0xff >> (8 - bits)) << (at % 8);
+            at += bits;
         }
     }
 }
@@ -166,6 +186,25 @@ impl Spans {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bits_are_set_in_runs_and_not_beyond_the_map() {
+        for first in 0..40 {
+            for count in 0..40 {
+                let mut map = [0; 8];
+                set_bits(&mut map, first, count);
+                for bit in 0..64 {
+                    let expected = (first..first + count).contains(&bit);
+                    assert_eq!(map[bit / 8] >> (bit % 8) & 1 == 1, expected, "{first}+{count}");
+                }
+            }
+        }
+        let mut map = [0; 2];
+        set_bits(&mut map, 12, 100);
+        assert_eq!(map, [0, 0xf0]);
+        set_bits(&mut map, 100, 5);
+        assert_eq!(map, [0, 0xf0]);
+    }
 
     fn spans(pages: usize) -> (Spans, usize) {
         let layout = std::alloc::Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).unwrap();
