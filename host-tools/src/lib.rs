@@ -20,6 +20,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod hostnet;
 pub mod lab;
 pub mod manager;
@@ -28,5 +29,6 @@ pub mod qemu;
 pub mod repository;
 pub mod snapshot;
 pub mod store;
+pub mod timeline;
 pub mod transfer;
 pub mod wire;

@@ -318,8 +318,6 @@ impl Host {
                 eprintln!("{}: {error}", instance.spec.name);
             }
         }
-        // Only if it is empty; another agent's directory is its own affair.
-        let _ = std::fs::remove_dir(&self.config.ram_dir);
     }
 }
 

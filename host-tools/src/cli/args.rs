@@ -1,0 +1,339 @@
+//! What can be typed, and the exit codes.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::Problem;
+use crate::manager::Pool;
+use crate::qemu::Machine;
+use crate::wire::Address;
+
+/// Exit codes, as `--help` shows them.
+pub const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  it was tried and did not work; the message says what still runs where
+  2  the command line is wrong
+  3  there is no such service, node, image or move
+  4  refused, nothing was changed: a name, an address or a service is in use
+  5  the request makes no sense as it is (bad file, too little memory, …)
+  6  the manager or a node cannot be reached
+  7  the move failed; the service runs on at the source";
+
+/// Exit code of a move that failed before its commit.
+pub const EXIT_KEPT: u8 = 7;
+
+/// The exit code for a kind of failure.
+#[must_use]
+pub fn exit_code(problem: Problem) -> ExitCode {
+    ExitCode::from(match problem {
+        Problem::Failed => 1,
+        Problem::NotFound => 3,
+        Problem::Conflict => 4,
+        Problem::Invalid => 5,
+        Problem::Unreachable => 6,
+    })
+}
+
+/// Run web services as unikernels and move them between hosts with their TCP connections open
+#[derive(Debug, Parser)]
+#[command(name = "host-tools", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// Where the manager listens: http://HOST:PORT or unix:PATH [default: the running lab's]
+    #[arg(long, global = true, env = "FERRY_MANAGER", value_name = "URL")]
+    pub manager: Option<Address>,
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON document, or one a line while something is under way
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a service
+    Run(RunArgs),
+    /// List services
+    Ps,
+    /// Show all that is known of a service
+    Inspect {
+        /// Name of the service
+        name: String,
+    },
+    /// Print a service's console, across all its moves
+    Logs {
+        /// Name of the service
+        name: String,
+        /// Go on printing, also when the service moves
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// End a service
+    Stop {
+        /// Name of the service
+        name: String,
+    },
+    /// List a service's TCP connections
+    Conns {
+        /// Name of the service
+        name: String,
+    },
+    /// Move a running service to another node, its connections open
+    #[command(after_help = EXIT_CODES)]
+    Migrate(MigrateArgs),
+    /// Write a service's state to a file; the service ends unless --leave-running
+    Checkpoint(CheckpointArgs),
+    /// Let a service go on from a file
+    Restore(RestoreArgs),
+    /// Images in the service repository
+    Image {
+        /// What to do
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// QEMU hosts
+    Node {
+        /// What to do
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Moves, past and under way
+    Migration {
+        /// What to do
+        #[command(subcommand)]
+        command: MigrationCommand,
+    },
+    /// A laboratory on this machine: hosts and a client as network namespaces
+    Lab {
+        /// What to do
+        #[command(subcommand)]
+        command: crate::lab::Command,
+    },
+    /// Run the information manager (a daemon)
+    Manager(ManagerArgs),
+    /// Run the agent of a QEMU host (a daemon)
+    Agent(AgentArgs),
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct RunArgs {
+    #[arg(help = "An image file, or the name of an image in the repository")]
+    pub image: String,
+    #[arg(long, help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_name = "NODE", help = "Node to start it on")]
+    pub on: String,
+    #[arg(long, value_name = "ADDRESS", help = "Its IPv4 address [default: the next free one]")]
+    pub ip: Option<Ipv4Addr>,
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = memory,
+        help = "Guest RAM, as in 64M or 1G [default: 64M]"
+    )]
+    pub memory: Option<u32>,
+    #[arg(long, value_enum, default_value_t, help = "QEMU's machine type")]
+    pub machine: Machine,
+    #[arg(last = true, help = "Arguments of the service")]
+    pub args: Vec<String>,
+}
+
+/// `migrate`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct MigrateArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_name = "NODE", help = "Node to move it to")]
+    pub to: String,
+    #[arg(long, value_name = "FILE.svg", help = "Draw the phases of the move")]
+    pub timeline: Option<PathBuf>,
+}
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct CheckpointArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(short, long, value_name = "FILE", help = "File to write the snapshot to")]
+    pub export: PathBuf,
+    #[arg(short = 'R', long, help = "Let the service go on afterwards")]
+    pub leave_running: bool,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct RestoreArgs {
+    #[arg(short, long, value_name = "FILE", help = "Snapshot file to read")]
+    pub import: PathBuf,
+    #[arg(long, value_name = "NODE", help = "Node to restore it on")]
+    pub on: String,
+    #[arg(long, help = "Name of the service [default: the one it had]")]
+    pub name: Option<String>,
+}
+
+/// `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Store an image file under a name
+    Push {
+        /// Image file
+        file: PathBuf,
+        /// `NAME[:TAG]` [default: the file's name]
+        name: Option<String>,
+    },
+    /// List images
+    Ls,
+    /// Take a name away; the file goes with its last name
+    Rm {
+        /// `NAME[:TAG]`
+        name: String,
+    },
+}
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    Ls,
+}
+
+/// `migration`.
+#[derive(Debug, Subcommand)]
+pub enum MigrationCommand {
+    /// List moves
+    Ls,
+    /// Show a move
+    Show {
+        /// Id of the move
+        id: String,
+        /// Draw the phases of the move
+        #[arg(long, value_name = "FILE.svg")]
+        timeline: Option<PathBuf>,
+    },
+}
+
+/// `manager`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct ManagerArgs {
+    #[arg(long, value_name = "HOST:PORT", help = "TCP address to listen on")]
+    pub listen: Option<Address>,
+    #[arg(long, value_name = "PATH", help = "Unix socket to listen on")]
+    pub socket: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", help = "Directory for the store and the repositories")]
+    pub state_dir: PathBuf,
+    #[arg(
+        long,
+        value_name = "FIRST-LAST/PREFIX[,ROUTER]",
+        default_value = "10.77.0.50-10.77.0.99/24",
+        help = "Addresses for services"
+    )]
+    pub pool: Pool,
+}
+
+/// `agent`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct AgentArgs {
+    #[arg(long, help = "Name of this node")]
+    pub name: String,
+    #[arg(long, value_name = "HOST:PORT", help = "TCP address to listen on")]
+    pub listen: Address,
+    #[arg(long, help = "Bridge that the guests' taps are plugged into")]
+    pub bridge: String,
+    #[arg(long, value_name = "DIR", help = "Directory for images, logs and sockets")]
+    pub state_dir: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/dev/shm",
+        help = "Directory for the guests' memory, on a file system in memory"
+    )]
+    pub ram_dir: PathBuf,
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = memory,
+        help = "Memory for guests [default: what is available]"
+    )]
+    pub memory: Option<u32>,
+    #[arg(
+        long,
+        env = "FERRY_QEMU",
+        value_name = "PROGRAM",
+        default_value = "qemu-system-x86_64",
+        help = "QEMU's program"
+    )]
+    pub qemu: String,
+}
+
+/// A size in MiB from `64M`, `1G` or a number of MiB.
+fn memory(text: &str) -> Result<u32, String> {
+    let (digits, factor) = match text.trim_end_matches(['i', 'B', 'b']) {
+        text if text.ends_with(['G', 'g']) => (&text[..text.len() - 1], 1024),
+        text if text.ends_with(['M', 'm']) => (&text[..text.len() - 1], 1),
+        text => (text, 1),
+    };
+    let number: Option<u32> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|mib| *mib > 0)
+        .ok_or_else(|| format!("`{text}` is no size: write 64M or 1G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(memory("64M"), Ok(64));
+        assert_eq!(memory("1GiB"), Ok(1024));
+        assert_eq!(memory("96"), Ok(96));
+        for bad in ["", "0", "M", "-1M", "9999999G", "6x"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn service_arguments_follow_the_dashes() {
+        let line = "host-tools run img --name n --on a --memory 1G --machine microvm -- -v --name x";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = cli.command else { panic!() };
+        assert_eq!((run.memory, run.machine), (Some(1024), Machine::Microvm));
+        assert_eq!(run.args, ["-v", "--name", "x"]);
+    }
+
+    #[test]
+    fn output_and_manager_go_anywhere() {
+        let line = "host-tools ps -o json --manager unix:/s";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(cli.output, Output::Json);
+        assert_eq!(cli.manager, Some(Address::Unix("/s".into())));
+    }
+}

@@ -1,0 +1,93 @@
+//! The commands users type.
+//!
+//! 1. [`args`]: what can be typed, and the exit codes.
+//! 2. [`output`]: tables, JSON, and words for errors.
+//! 3. [`daemons`]: `manager` and `agent`.
+//! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
+//! 5. [`moves`]: `migrate`, `migration`, with progress.
+//! 6. [`files`]: `checkpoint`, `restore`, `image`.
+
+pub mod args;
+pub mod daemons;
+pub mod files;
+pub mod moves;
+pub mod output;
+pub mod services;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::Cli;
+use args::Command;
+
+use crate::api::{ApiError, Client, Problem};
+use crate::wire::Address;
+
+/// What a command ends with, unless it failed.
+type Done = Result<ExitCode, ApiError>;
+
+/// Reads the command line and carries it out.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The lab changes namespaces, which a process with threads cannot.
+    if let Command::Lab { command } = cli.command {
+        return crate::lab::run(command);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(carry_out(cli));
+    // A follower of logs may still hold a stream open.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| {
+        output::print_error(&error);
+        args::exit_code(error.problem)
+    })
+}
+
+async fn carry_out(cli: Cli) -> Done {
+    let json = cli.output == args::Output::Json;
+    let manager = |given: Option<Address>| find_manager(given);
+    match cli.command {
+        Command::Manager(args) => daemons::manager(args).await,
+        Command::Agent(args) => daemons::agent(args, cli.manager).await,
+        Command::Lab { .. } => Ok(ExitCode::SUCCESS),
+        Command::Run(args) => services::run(&manager(cli.manager)?, args, json).await,
+        Command::Ps => services::ps(&manager(cli.manager)?, json).await,
+        Command::Inspect { name } => services::inspect(&manager(cli.manager)?, &name, json).await,
+        Command::Logs { name, follow } => {
+            services::logs(&manager(cli.manager)?, &name, follow).await
+        }
+        Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
+        Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
+        Command::Migrate(args) => moves::migrate(&manager(cli.manager)?, args, json).await,
+        Command::Migration { command } => {
+            moves::migration(&manager(cli.manager)?, command, json).await
+        }
+        Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
+        Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
+        Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
+        Command::Node { command: args::NodeCommand::Ls } => {
+            services::nodes(&manager(cli.manager)?, json).await
+        }
+    }
+}
+
+/// The manager: as given, else the lab's.
+fn find_manager(given: Option<Address>) -> Result<Client, ApiError> {
+    let lab = || crate::lab::manager_socket().map(Address::Unix);
+    let address = given.or_else(lab).ok_or_else(|| {
+        ApiError::new(
+            Problem::Unreachable,
+            "no manager is known: no lab is up, and none was given",
+        )
+        .hint("use --manager URL or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
+    })?;
+    Ok(Client::new(address, "the manager"))
+}
