@@ -2,6 +2,8 @@
 //! smoltcp clients and hand-written ones, over a link that loses, doubles and reorders.
 
 mod client;
+mod drains;
+mod hand;
 mod link;
 mod nic;
 mod random;

@@ -1,0 +1,256 @@
+//! The drain against hand-written peers: what ends it, how long it takes, what it leaves.
+
+use crate::hand::{Bench, LINUX, Manners, Peer};
+
+const DELAY: u64 = 5_000;
+const ROUND_TRIP: u64 = 2 * DELAY;
+
+#[test]
+fn a_duplicate_sack_ends_it_after_one_round_trip() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled), (1, 1));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP);
+    assert_eq!(bench.peers[0].repeats, 1, "one barrier");
+    assert!(bench.peers[0].zero_windows >= 1);
+    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt, "nothing may be sent");
+}
+
+#[test]
+fn what_a_sender_has_in_flight_is_taken_and_acknowledged() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    let sent = bench.peers[0].send(40_000);
+    bench.peers_send();
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP);
+    assert_eq!(bench.read(0, 0), sent as u64);
+    bench.run(DELAY, |_| false);
+    assert_eq!(bench.peers[0].una, bench.peers[0].nxt, "all acknowledged");
+    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt, "with a zero window");
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt + 65_535, "the window is open again");
+}
+
+#[test]
+fn what_the_service_has_in_flight_is_acknowledged_before_it_ends() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.write(0, 0, 30_000);
+    bench.run(0, |_| true);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert!(u64::from(drained.elapsed_us) <= ROUND_TRIP);
+    let before = bench.peers[0].got.len();
+    assert!(before > 0 && before < 30_000, "{before}: slow start has sent a part");
+    bench.resume();
+    bench.run(1_000_000, |_| false);
+    assert_eq!(bench.peers[0].got.len(), 30_000);
+    bench.check_got(0);
+}
+
+#[test]
+fn without_sack_two_bare_acks_end_it_after_one_round_trip() {
+    let manners = Manners { sack: false, ..LINUX };
+    let mut bench = Bench::new(&[manners], DELAY);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP);
+    assert_eq!(bench.peers[0].repeats, 2);
+}
+
+#[test]
+fn sack_without_duplicate_sack_takes_two_round_trips() {
+    let manners = Manners { duplicate_sack: false, ..LINUX };
+    let mut bench = Bench::new(&[manners], DELAY);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert_eq!(u64::from(drained.elapsed_us), 2 * ROUND_TRIP);
+}
+
+#[test]
+fn one_bare_ack_that_was_on_its_way_proves_nothing() {
+    let manners = Manners { duplicate_sack: false, ..LINUX };
+    let mut bench = Bench::new(&[manners], DELAY);
+    // A window update, say, just before the barrier reaches the peer; and data behind it.
+    bench.peers[0].ack();
+    bench.peers_send();
+    bench.run(DELAY - 100, |_| false);
+    let drain_began = bench.now;
+    bench.peers[0].send(5_000);
+    bench.peers_send();
+    let drained = bench.drain(1_000_000);
+    assert!(bench.now - drain_began >= ROUND_TRIP);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert_eq!(bench.read(0, 0), 5_000);
+}
+
+#[test]
+fn a_peer_that_never_answers_ends_it_at_the_deadline_and_lives_on() {
+    let manners = Manners { answers: false, ..LINUX };
+    let mut bench = Bench::new(&[manners, LINUX], DELAY);
+    let drained = bench.drain(70_000);
+    assert_eq!((drained.connections, drained.settled), (2, 1));
+    assert!(drained.timed_out);
+    assert_eq!(drained.elapsed_us, 70_000);
+    assert!(bench.peers[0].repeats >= 2, "asked again");
+    assert_eq!(bench.peers[1].repeats, 1);
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[0].send(3_000), 3_000);
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.read(0, 0), 3_000);
+}
+
+#[test]
+fn a_lost_barrier_is_sent_again() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.link.weather.loss = 1000;
+    let now = ferry_net::Instant::from_micros(bench.now as i64);
+    bench.stack.drain_begin(now, now + ferry_net::Duration::from_secs(1));
+    bench.run(DELAY, |_| false);
+    bench.link.weather.loss = 0;
+    assert_eq!(bench.peers[0].repeats, 0);
+    bench.run(3 * ROUND_TRIP + DELAY, |bench| bench.peers[0].repeats > 0);
+    assert_eq!(bench.peers[0].repeats, 1);
+    assert!(bench.peers[0].zero_windows >= 1, "and the zero window with it");
+}
+
+#[test]
+fn a_peer_that_ignores_the_zero_window_loses_nothing() {
+    let manners = Manners { heeds_zero_window: false, ..LINUX };
+    let mut bench = Bench::new(&[manners], DELAY);
+    bench.peers[0].send(10_000);
+    bench.peers_send();
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    // After the drain, before the freeze: taken and acknowledged. After the freeze: held.
+    bench.peers[0].send(10_000);
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[0].una, bench.peers[0].nxt);
+    bench.peers[0].send(10_000);
+    bench.peers_send();
+    bench.now += DELAY;
+    while let Some((_, frame)) = bench.link.arrived(bench.now) {
+        bench.card.received.push_back(frame);
+    }
+    let resumed = bench.resume();
+    assert_eq!((resumed.connections, resumed.held_frames), (1, 7));
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.read(0, 0), 30_000);
+    assert_eq!(bench.peers[0].una, bench.peers[0].nxt);
+}
+
+#[test]
+fn what_was_lost_on_its_way_out_does_not_hold_it_up() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.link.weather.loss = 1000;
+    bench.write(0, 0, 1_000);
+    bench.run(0, |_| true);
+    bench.link.weather.loss = 0;
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (1, 0, false));
+    assert_eq!(u64::from(drained.elapsed_us), 2 * ROUND_TRIP);
+    bench.resume();
+    bench.run(2_000_000, |_| false);
+    assert_eq!(bench.peers[0].got.len(), 1_000);
+    bench.check_got(0);
+}
+
+#[test]
+fn a_lost_acknowledgement_is_asked_for_at_the_resume() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.write(0, 0, 1_000);
+    bench.run(DELAY, |_| false);
+    // The peer has it; its ACK and all answers are lost until after the drain.
+    bench.deaf = true;
+    let drained = bench.drain(50_000);
+    assert!(drained.timed_out);
+    bench.deaf = false;
+    bench.peers[0].repeats = 0;
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[0].repeats, 1, "one octet, and nothing retransmitted");
+    let line = bench.stack.connections().find(|line| line.remote_port == 40_000).expect("open");
+    assert_eq!(line.send_queue, 0, "acknowledged after one round trip");
+}
+
+#[test]
+fn a_reset_in_the_drain_is_waited_for_no_longer() {
+    let mut bench = Bench::new(&[Manners { answers: false, ..LINUX }], DELAY);
+    bench.peers[0].reset();
+    bench.peers_send();
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (1, 1, false));
+    assert_eq!(u64::from(drained.elapsed_us), DELAY);
+    assert_eq!(bench.peers[0].resets, 0);
+}
+
+#[test]
+fn a_handshake_that_ends_in_the_drain_is_told_too_and_moves() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.peers.push(Peer::new(LINUX, 41_000, 5));
+    bench.peers_send();
+    // SYN there, SYN-ACK on its way back.
+    bench.run(DELAY + 100, |_| false);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (2, 2, false));
+    assert!(bench.peers[1].zero_windows >= 1);
+    assert_eq!(bench.peers[1].edge, bench.peers[1].nxt);
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[1].send(100), 100);
+    assert_eq!(bench.peers[1].resets, 0);
+}
+
+#[test]
+fn a_syn_in_the_drain_is_answered_after_it() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.drain(1_000_000);
+    bench.peers.push(Peer::new(LINUX, 41_000, 5));
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[1].una, bench.peers[1].nxt - 1, "no SYN-ACK yet");
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[1].una, bench.peers[1].nxt, "SYN-ACK without a second SYN");
+    assert_eq!(bench.peers[1].resets, 0);
+}
+
+#[test]
+fn nothing_is_refused_in_the_drain_and_again_after_it() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.drain(1_000_000);
+    let mut stranger = Peer::new(LINUX, 42_000, 5);
+    stranger.edge += 100;
+    stranger.send(10);
+    bench.peers.push(stranger);
+    // Its SYN is held; its data belongs to nothing.
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[1].resets, 0);
+    let mut other = Peer::new(LINUX, 43_000, 5);
+    other.ack();
+    bench.peers.push(other);
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[2].resets, 0);
+    bench.resume();
+    let mut late = Peer::new(LINUX, 45_000, 5);
+    late.edge += 100;
+    late.send(10);
+    late.drop_first();
+    bench.peers.push(late);
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[3].resets, 1, "a segment that belongs to nothing");
+}
+
+#[test]
+fn with_all_kinds_of_peers_the_slowest_counts() {
+    let quiet = Manners { duplicate_sack: false, ..LINUX };
+    let plain = Manners { sack: false, ..LINUX };
+    let mut bench = Bench::new(&[LINUX, quiet, plain, LINUX], DELAY);
+    bench.peers[3].send(20_000);
+    bench.peers_send();
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (4, 4, false));
+    assert_eq!(u64::from(drained.elapsed_us), 2 * ROUND_TRIP);
+    assert_eq!(bench.read(3, 0), 20_000);
+}
