@@ -198,6 +198,7 @@ fn perform(wake: Wake) -> bool {
         Task::None => {}
         Task::Drain => drain(u64::from(wake.argument)),
         Task::Prepare => prepare(),
+        Task::End => end(),
         Task::Connections => list(),
         // Without a drain before it: frozen and thawed, or captured while the windows were open.
         Task::Reopen | Task::Resume => reopen(wake),
@@ -331,7 +332,7 @@ pub fn run(main: impl Future<Output = io::Result<()>>) -> ExitCode {
         .await
     });
     // What the service has written goes out before the machine ends.
-    flush();
+    finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -341,12 +342,28 @@ pub fn run(main: impl Future<Output = io::Result<()>>) -> ExitCode {
     }
 }
 
-/// Lets connections that the service has closed say so, for a moment.
-fn flush() {
-    let deadline = clock::monotonic_ns() + 200_000_000;
-    while clock::monotonic_ns() < deadline
-        && with_stack(|stack| stack.connection_count() > 0)
-    {
-        idle(Some(deadline));
+/// Longest time the last segments of a service that ends may take.
+const FINISH: Duration = Duration::from_millis(200);
+
+/// Lets TCP finish what the service has closed, for a moment.
+fn finish() {
+    let deadline = clock::monotonic_ns() + FINISH.as_nanos() as u64;
+    while clock::monotonic_ns() < deadline && with_stack(|stack| stack.connection_count() > 0) {
+        serve();
+        ferry_abi::host_park(clock::machine_ns(deadline).min(next_timer()));
     }
+}
+
+/// When the stack wants to be polled, on the machine's clock.
+fn next_timer() -> u64 {
+    with_stack(|stack| stack.poll_at()).map_or(u64::MAX, |at| {
+        clock::machine_ns(at.total_micros().max(0).cast_unsigned() * 1_000)
+    })
+}
+
+/// Ends the service from outside: its peers are told as if a process had ended.
+fn end() {
+    with_stack(Stack::close_all);
+    finish();
+    ferry_abi::host_report(Report::Ended);
 }

@@ -18,7 +18,7 @@ pub enum Task {
     /// Drain the channel, then report [`Report::Drained`]. Argument: longest time in microseconds.
     Drain = 1,
     /// The service was frozen or drained and stays here: reopen the windows, report
-    /// [`Report::Resumed`].
+    /// [`Report::Resumed`]. Argument: 1 if it was frozen, so that its clock goes on from there.
     Reopen = 2,
     /// The service woke on another machine: mend clock, entropy and interface, process the frames that
     /// were held, announce, reopen the windows, report [`Report::Resumed`].
@@ -28,6 +28,8 @@ pub enum Task {
     /// Write the map of pages without state, report [`Report::Prepared`]; the next [`host_park`] may
     /// be the one in which the service is captured.
     Prepare = 5,
+    /// The service is to end: close every connection in order, report [`Report::Ended`].
+    End = 6,
 }
 
 /// What the portable side answers.
@@ -68,6 +70,8 @@ pub enum Report {
         /// Service-monotonic clock, in nanoseconds.
         monotonic_ns: u64,
     },
+    /// To [`Task::End`].
+    Ended,
 }
 
 /// Why and with what [`host_park`] returned.
@@ -76,7 +80,7 @@ pub enum Report {
 pub struct Wake {
     /// What to do.
     pub task: Task,
-    /// Argument of the task: microseconds for [`Task::Drain`], else 0.
+    /// Argument of the task, where it has one, else 0.
     pub argument: u32,
 }
 

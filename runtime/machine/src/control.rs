@@ -29,6 +29,8 @@ pub struct Control {
     work: Option<(u32, Order)>,
     task: Option<Wake>,
     report: Option<Report>,
+    /// The last thing on the port was no frame; said once, however long the garbage.
+    garbage: bool,
 }
 
 static CONTROL: Local<Control> = Local::new(Control {
@@ -38,6 +40,7 @@ static CONTROL: Local<Control> = Local::new(Control {
     work: None,
     task: None,
     report: None,
+    garbage: false,
 });
 
 /// Announces the guest to its agent.
@@ -59,8 +62,15 @@ pub fn poll() {
     while let Some(byte) = uart::receive() {
         match control.decoder.push::<Request>(byte) {
             None => {}
-            Some(Ok(request)) => control.begin(request),
-            Some(Err(error)) => log::warn!("control port: {error}; ignored"),
+            Some(Ok(request)) => {
+                control.garbage = false;
+                control.begin(request);
+            }
+            Some(Err(error)) => {
+                if !core::mem::replace(&mut control.garbage, true) {
+                    log::warn!("control port: {error}; ignored up to the next frame");
+                }
+            }
         }
     }
 }
@@ -116,7 +126,7 @@ impl Control {
     fn begin(&mut self, Request { id, order }: Request) {
         match order {
             Order::Hello => return answer(id, Answer::Hello(self.hello())),
-            Order::Shutdown => {
+            Order::Shutdown if self.state != State::Running => {
                 answer(id, Answer::Done);
                 exports::power_off()
             }
@@ -127,8 +137,11 @@ impl Control {
             (Order::Scan { .. }, State::Running)
             | (Order::Freeze { .. }, State::Running | State::Draining) => (Task::Prepare, 0),
             (Order::Drain { timeout_us }, State::Running) => (Task::Drain, *timeout_us),
-            (Order::Thaw, State::Draining | State::Frozen) => (Task::Reopen, 0),
+            // The argument says whether the service clock has stood still.
+            (Order::Thaw, State::Draining) => (Task::Reopen, 0),
+            (Order::Thaw, State::Frozen) => (Task::Reopen, 1),
             (Order::Connections, State::Running) => (Task::Connections, 0),
+            (Order::Shutdown, _) => (Task::End, 0),
             (Order::Resume { epoch, wall_ns }, State::Standby) => {
                 match capture::check_header(*epoch) {
                     Ok(header) => {
@@ -168,6 +181,10 @@ impl Control {
             ) => Answer::Resumed { connections, held_frames },
             (Order::Connections, Report::Connections { addr, len, count }) => {
                 Answer::Connections { at: Range { addr, len }, count }
+            }
+            (Order::Shutdown, Report::Ended) => {
+                answer(id, Answer::Done);
+                exports::power_off()
             }
             (Order::Scan { full }, Report::Prepared { addr, len, .. }) => {
                 pages(full, addr, len)

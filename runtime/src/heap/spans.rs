@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_bitmap_occupies_the_first_pages() {
         let (mut spans, start) = spans(100);
-        assert_eq!(spans.free_pages(), 99);
+        assert_eq!((spans.pages(), spans.free_pages()), (100, 99));
         assert_eq!(spans.allocate(1, 1), Some(start + PAGE_SIZE));
     }
 

@@ -362,6 +362,12 @@ impl Stack {
         self.end_or_send(id);
     }
 
+    /// Closes every connection, as the end of a process does.
+    pub fn close_all(&mut self) {
+        let ids: alloc::vec::Vec<_> = self.established.ids().collect();
+        ids.into_iter().for_each(|id| self.close(id));
+    }
+
     fn end_or_send(&mut self, id: ConnId) {
         let closed =
             self.established.get(id).is_some_and(|connection| connection.state() == State::Closed);
