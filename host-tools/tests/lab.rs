@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,13 @@ const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 const HEADER: usize = 10;
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The program, which cargo has built beside this test. Not by cargo's variable for it: a shell between
+/// cargo and the compiler drops variables with a `-` in their name.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().join("host-tools")
+}
+
 struct Lab {
     dir: tempfile::TempDir,
 }
@@ -37,7 +44,7 @@ impl Lab {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_host-tools"));
+        let mut command = Command::new(program());
         command.args(arguments).env("FERRY_LAB_DIR", self.dir.path());
         command
     }
@@ -203,14 +210,14 @@ fn a_crashed_lab_is_cleared_away() {
 fn without_root_in_a_user_namespace() {
     // Run as somebody without rights; as root, become nobody.
     let copy = tempfile::Builder::new().prefix("ferry-lab-user").tempdir_in("/tmp").unwrap();
-    let program = copy.path().join("host-tools");
-    fs::copy(env!("CARGO_BIN_EXE_host-tools"), &program).unwrap();
+    let program_copy = copy.path().join("host-tools");
+    fs::copy(program(), &program_copy).unwrap();
     let lab: PathBuf = copy.path().join("lab");
     let mut permissions = fs::metadata(copy.path()).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o777);
     fs::set_permissions(copy.path(), permissions).unwrap();
     let run = |arguments: &[&str]| {
-        let mut command = Command::new(&program);
+        let mut command = Command::new(&program_copy);
         command.args(arguments).env("FERRY_LAB_DIR", &lab).current_dir("/");
         if rustix::process::geteuid().is_root() {
             command.uid(65534).gid(65534);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ferry_tests::client::transfer::Direction;
-use ferry_tests::client::{Control, End, hold, pingpong, print_line, transfer};
+use ferry_tests::client::{Control, End, hold, note, pingpong, print_line, transfer};
 
 /// Clients that check every byte and measure every gap.
 ///
@@ -35,6 +35,23 @@ enum Client {
     Hold {
         #[command(flatten)]
         common: Common,
+    },
+    /// Types into a document of the service `notes` over one WebSocket, read by another
+    Note {
+        #[command(flatten)]
+        common: Common,
+        /// What is typed, over and over
+        #[arg(long, default_value = "The ferry crosses the river and nobody gets wet. ")]
+        text: String,
+        /// Time between two keystrokes, in milliseconds
+        #[arg(long, default_value_t = 80)]
+        interval_ms: u64,
+    },
+    /// Standard input to the service, its answers to standard output, until either side ends
+    Lines {
+        /// Address and port of the service
+        #[arg(long, value_name = "IP:PORT")]
+        connect: SocketAddr,
     },
     /// Downloads from the service `transfer`
     Download {
@@ -88,11 +105,36 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let end = runtime.block_on(run(cli.client));
+    let client = match cli.client {
+        Client::Lines { connect } => return lines(connect),
+        client => client,
+    };
+    let end = runtime.block_on(run(client));
     print_line(&end);
     // The thread that waits for standard input is not worth waiting for.
     runtime.shutdown_background();
     if end.flawless() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Two threads and a blocking socket do.
+fn lines(to: SocketAddr) -> ExitCode {
+    let talk = || -> std::io::Result<()> {
+        let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
+        stream.set_nodelay(true)?;
+        let mut sending = stream.try_clone()?;
+        std::thread::spawn(move || {
+            std::io::copy(&mut std::io::stdin().lock(), &mut sending)?;
+            sending.shutdown(std::net::Shutdown::Write)
+        });
+        std::io::copy(&mut &stream, &mut std::io::stdout().lock()).map(drop)
+    };
+    match talk() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {to}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn run(client: Client) -> End {
@@ -108,6 +150,12 @@ async fn run(client: Client) -> End {
             };
             pingpong::run(&plan, control).await
         }
+        Client::Note { common, text, interval_ms } => {
+            let control = control(&common);
+            let interval = Duration::from_millis(interval_ms);
+            note::run(&note::Plan { to: common.connect, text, interval }, control).await
+        }
+        Client::Lines { .. } => End::new("lines", 0),
         Client::Hold { common } => {
             let control = control(&common);
             hold::run(common.connect, common.connections, control).await

@@ -6,6 +6,7 @@
 //! that move. The end of standard input, or the end of the time that was given, ends the client.
 
 pub mod hold;
+pub mod note;
 pub mod pingpong;
 pub mod report;
 pub mod transfer;
@@ -64,14 +65,12 @@ impl Control {
         let Some(until) = self.until else {
             return self.lines.recv().await.map_or(Order::Stop, Order::Mark);
         };
-        loop {
-            match tokio::time::timeout_at(until, self.lines.recv()).await {
-                Err(_) => return Order::Stop,
-                Ok(Some(mark)) => return Order::Mark(mark),
-                Ok(None) => {
-                    tokio::time::sleep_until(until).await;
-                    return Order::Stop;
-                }
+        match tokio::time::timeout_at(until, self.lines.recv()).await {
+            Err(_) => Order::Stop,
+            Ok(Some(mark)) => Order::Mark(mark),
+            Ok(None) => {
+                tokio::time::sleep_until(until).await;
+                Order::Stop
             }
         }
     }

@@ -26,7 +26,7 @@ impl Capture {
     /// Begins to capture what has to do with `service`; frames from now on are in it.
     #[must_use]
     pub fn start(world: &World, service: &str) -> Self {
-        let file = world.dir().join("client").with_extension("pcap");
+        let file = world.files().join("client.pcap");
         let filter = format!("arp or (host {service} and (tcp or icmp))");
         let path = file.to_string_lossy().into_owned();
         // -Z root: in a user namespace there is nobody else to become. The buffer of 32 MiB holds what
@@ -96,6 +96,5 @@ impl Drop for Capture {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.file);
     }
 }

@@ -1,13 +1,14 @@
 //! A `ferry-client` that runs while the service moves.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::World;
+use super::world::built;
 use crate::client::{End, Window};
 
 /// How long a client may take to open its connections.
@@ -25,13 +26,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts `ferry-client` (its path is the test's `CARGO_BIN_EXE_ferry-client`) in the client's
-    /// namespace and waits until its connections are open.
+    /// Starts `ferry-client` in the client's namespace and waits until its connections are open.
     #[must_use]
-    pub fn start(world: &World, program: &str, arguments: &[&str]) -> Self {
-        let mut command = world.in_node("client", &[&[program], arguments].concat());
+    pub fn start(world: &World, arguments: &[&str]) -> Self {
+        let mut command = Self::command(world, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start a client: {e}"));
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -47,6 +47,13 @@ impl Client {
         let ready = client.line(READY_LIMIT);
         assert!(ready.get("ready").is_some(), "{}: not ready but {ready}", client.name);
         client
+    }
+
+    /// `ferry-client` in the client's namespace, not yet started.
+    #[must_use]
+    pub fn command(world: &World, arguments: &[&str]) -> Command {
+        let program = built("ferry-client", "`cargo build -p ferry-tests` with the same profile");
+        world.in_node("client", &[&[&*program.to_string_lossy()], arguments].concat())
     }
 
     fn line(&mut self, limit: Duration) -> Value {

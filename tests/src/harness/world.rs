@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,13 +22,24 @@ pub struct World {
     dir: PathBuf,
     host_tools: PathBuf,
     images: PathBuf,
-    services: std::cell::RefCell<Vec<String>>,
+    files: tempfile::TempDir,
+    services: Mutex<Vec<String>>,
 }
 
 impl World {
     /// Brings a lab up. `scratch` is the test program's `CARGO_TARGET_TMPDIR`; `name` tells labs apart.
     #[must_use]
     pub fn start(scratch: &str, name: &str, hosts: u8) -> Self {
+        Self::up(scratch, name, &["--hosts", &hosts.to_string()])
+    }
+
+    /// The same without manager and agents.
+    #[must_use]
+    pub fn bare(scratch: &str, name: &str, hosts: u8) -> Self {
+        Self::up(scratch, name, &["--bare", "--hosts", &hosts.to_string()])
+    }
+
+    fn up(scratch: &str, name: &str, arguments: &[&str]) -> Self {
         need(&["qemu-system-x86_64", "tcpdump", "nstat", "ss", "ip", "timeout"]);
         // The lab's sockets must fit into 107 bytes with what the agents append.
         let dir = Path::new(scratch).join(format!("lab-{name}"));
@@ -37,11 +49,12 @@ impl World {
             std::env::temp_dir().join(format!("ferry-{}-{name}", std::process::id()))
         };
         let (host_tools, images) = (host_tools(), images(scratch));
-        let services = Vec::new().into();
-        let world = Self { dir, host_tools, images, services };
+        let files = tempfile::tempdir_in(scratch)
+            .unwrap_or_else(|e| panic!("no temporary directory in {scratch}: {e}"));
+        let world = Self { dir, host_tools, images, files, services: Mutex::default() };
         // What an earlier run that was killed has left.
         let _ = output_within(&world.command(&["lab", "down"]), LAB_LIMIT);
-        let up = world.command(&["lab", "up", "--hosts", &hosts.to_string()]);
+        let up = world.command(&[&["lab", "up"], arguments].concat());
         let out = output_within(&up, LAB_LIMIT);
         assert!(
             out.status.success(),
@@ -98,10 +111,34 @@ impl World {
         text(&out.stdout)
     }
 
-    /// Where this lab keeps its files.
+    /// A directory for the test's own files. It goes with this value.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn files(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// The QEMU processes on a node.
+    #[must_use]
+    pub fn guests(&self, node: &str) -> Vec<i32> {
+        let status = self.json(&["lab", "status"]);
+        let holder = status["nodes"]
+            .as_array()
+            .and_then(|nodes| nodes.iter().find(|n| n["name"] == node)?["pid"].as_i64())
+            .unwrap_or_else(|| panic!("no node {node} in {status}"));
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let here = namespace(&holder.to_string());
+        std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|pid| here.is_some() && namespace(pid) == here)
+            .filter(|pid| {
+                // The kernel keeps 15 bytes of a name.
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| name.trim() == "qemu-system-x86")
+            })
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
     }
 
     /// The image of a service.
@@ -127,23 +164,29 @@ impl World {
     ) -> Service<'_> {
         let path = self.image(image);
         let run = ["run", &path.to_string_lossy(), "--name", name, "--on", node, "--ip", ip];
-        self.services.borrow_mut().push(name.to_owned());
+        self.names().push(name.to_owned());
         self.run(&[&run[..], more].concat());
         self.known(name, ip)
     }
 
     /// A service that was started in another way.
     pub fn known(&self, name: &str, ip: &str) -> Service<'_> {
-        let mut services = self.services.borrow_mut();
+        let mut services = self.names();
         if !services.iter().any(|s| s == name) {
             services.push(name.to_owned());
         }
         Service { world: self, name: name.to_owned(), ip: ip.to_owned() }
     }
 
+    fn names(&self) -> MutexGuard<'_, Vec<String>> {
+        // A test that panicked while it held them has left them whole.
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Consoles of the guests and logs of the daemons, for a failure.
     fn show_logs(&self) {
-        for name in self.services.borrow().iter() {
+        let names = self.names().clone();
+        for name in &names {
             let (_, out, err) = self.try_run(&["logs", name], Duration::from_secs(10));
             eprintln!("--- console of {name}\n{}{err}", last_lines(&out, 40));
         }
@@ -231,7 +274,7 @@ impl Service<'_> {
     /// Ends it.
     pub fn stop(&self) {
         self.world.run(&["stop", &self.name]);
-        self.world.services.borrow_mut().retain(|s| *s != self.name);
+        self.world.names().retain(|s| *s != self.name);
     }
 }
 
@@ -249,21 +292,23 @@ fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// The binary that is tested: `$FERRY_HOST_TOOLS`, or the one built beside this test.
-fn host_tools() -> PathBuf {
-    if let Some(path) = std::env::var_os("FERRY_HOST_TOOLS") {
-        return path.into();
-    }
+/// A program that was built beside this test. Not by cargo's variable for it: a shell between cargo and
+/// the compiler drops variables with a `-` in their name.
+pub(super) fn built(name: &str, how: &str) -> PathBuf {
     // target/PROFILE/deps/system-HASH
     let test = std::env::current_exe().unwrap_or_default();
     let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let path = profile.join("host-tools");
-    assert!(
-        path.is_file(),
-        "there is no {}: `cargo build -p host-tools` with the same profile, or set FERRY_HOST_TOOLS",
-        path.display()
-    );
+    let path = profile.join(name);
+    assert!(path.is_file(), "there is no {}: {how}", path.display());
     path
+}
+
+/// The binary that is tested: `$FERRY_HOST_TOOLS`, or the one built beside this test.
+fn host_tools() -> PathBuf {
+    match std::env::var_os("FERRY_HOST_TOOLS") {
+        Some(path) => path.into(),
+        None => built("host-tools", "`cargo build -p host-tools` with the same profile"),
+    }
 }
 
 /// Where images lie: `$FERRY_IMAGES`, or the target directory that `scratch` (its `tmp`) is in.

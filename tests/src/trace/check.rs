@@ -132,11 +132,11 @@ impl Checker {
             }
             Packet::Tcp(s) if s.from.0 == self.service => {
                 self.report.segments += 1;
-                self.from_service(s);
+                self.service_sent(s);
             }
             Packet::Tcp(s) if s.to.0 == self.service => {
                 self.report.segments += 1;
-                self.from_client(s);
+                self.client_sent(s);
             }
             Packet::Tcp(_) => {}
         }
@@ -151,7 +151,7 @@ impl Checker {
         reset
     }
 
-    fn from_client(&mut self, s: &Segment) {
+    fn client_sent(&mut self, s: &Segment) {
         if self.reset(s, s.from.1) {
             return;
         }
@@ -183,7 +183,7 @@ impl Checker {
         }
     }
 
-    fn from_service(&mut self, s: &Segment) {
+    fn service_sent(&mut self, s: &Segment) {
         let port = s.to.1;
         if self.reset(s, port) {
             return;

@@ -1,0 +1,127 @@
+//! Line 2: every connection lives through all moves, and every byte is right.
+
+use std::time::Duration;
+
+use ferry_tests::client::End;
+use ferry_tests::harness::counters::Counters;
+use ferry_tests::harness::{Client, World, need, output_within};
+
+use crate::{IP, move_count, report, world};
+
+fn flawless(end: &End) {
+    assert!(end.flawless(), "{end:?}");
+    assert_eq!((end.resets, end.damaged), (0, 0));
+    report(&format!(
+        "{} x{}: {} round trips, longest gap of a connection: median {:.1} ms, max {:.1} ms, over {:.0} s",
+        end.client,
+        end.connections,
+        end.round_trips,
+        end.gap_ms.median,
+        end.gap_ms.max,
+        end.seconds
+    ));
+}
+
+/// No client or server sent a reset, no connection broke.
+fn no_resets(world: &World, before: &Counters) {
+    let names = ["TcpEstabResets", "TcpOutRsts", "TcpExtTCPAbortOnTimeout"];
+    let grown = Counters::read(world).grown(before, &names);
+    assert!(grown.is_empty(), "{grown:?}");
+}
+
+fn pingpong(connections: usize, think_ms: u64) {
+    let world = world(&format!("pp{connections}"));
+    let service = world.service("pingpong", "pp", "a", IP, &[]);
+    let before = Counters::read(&world);
+    let (count, think) = (connections.to_string(), think_ms.to_string());
+    let arguments = ["pingpong", "--connect", &service.at(7), "--connections", &count];
+    let client = Client::start(&world, &[&arguments[..], &["--think-ms", &think]].concat());
+    service.move_to_and_fro(move_count(), |_, _| ());
+    flawless(&client.end(Duration::from_secs(90)));
+    no_resets(&world, &before);
+}
+
+#[test]
+fn pingpong_with_1_connection() {
+    pingpong(1, 0);
+}
+
+#[test]
+fn pingpong_with_100_connections() {
+    pingpong(100, 0);
+}
+
+#[test]
+fn pingpong_with_1000_connections() {
+    // One message per connection and second is what 1,000 people do; without a pause the guest's own
+    // queue would be longer than any move.
+    pingpong(1000, 1000);
+}
+
+#[test]
+fn transfer_of_8_downloads_and_8_uploads() {
+    let world = world("transfer");
+    let service = world.service("transfer", "tr", "a", IP, &[]);
+    let before = Counters::read(&world);
+    let at = service.at(80);
+    let start = |kind: &str, bytes: &str| {
+        let arguments = [kind, "--connect", &at, "--connections", "8", "--bytes", bytes, "--again"];
+        Client::start(&world, &arguments)
+    };
+    let downloads = start("download", "200000000");
+    let uploads = start("upload", "100000000");
+    service.move_to_and_fro(move_count(), |_, _| ());
+    // Told to stop, each finishes the transfer it is at.
+    let (down, up) = std::thread::scope(|s| {
+        let limit = Duration::from_secs(400);
+        let down = s.spawn(move || downloads.end(limit));
+        let up = s.spawn(move || uploads.end(limit));
+        (down.join().unwrap(), up.join().unwrap())
+    });
+    assert!(down.bytes_received >= 8 * 200_000_000, "{down:?}");
+    assert!(up.bytes_sent >= 8 * 100_000_000, "{up:?}");
+    flawless(&down);
+    flawless(&up);
+    no_resets(&world, &before);
+}
+
+#[test]
+fn curl_and_wrk_notice_nothing() {
+    need(&["curl", "wrk"]);
+    let world = world("curl");
+    let service = world.service("transfer", "tr", "a", IP, &[]);
+    let before = Counters::read(&world);
+    let bytes: u64 = 100_000_000;
+    let url = format!("http://{IP}/bytes/{bytes}?seed=7");
+    let (moves, limit) = (move_count(), Duration::from_secs(300));
+    std::thread::scope(|s| {
+        let download = s.spawn(|| {
+            // Slow enough to be under way while the service moves.
+            let fetch = ["curl", "-sS", "--fail", "--limit-rate", "4M", "--max-time", "280", &url];
+            output_within(&world.in_node("client", &fetch), limit)
+        });
+        let seconds = format!("{}s", 2 * moves);
+        let small = format!("http://{IP}/bytes/1000?seed=1");
+        let load = s.spawn({
+            let world = &world;
+            move || {
+                let wrk =
+                    ["wrk", "-t", "1", "-c", "32", "-d", &seconds, "--timeout", "20s", &small];
+                output_within(&world.in_node("client", &wrk), limit)
+            }
+        });
+        service.move_to_and_fro(moves, |_, _| ());
+
+        let out = load.join().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&out.stderr));
+        assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+        report(&format!("wrk: {}", text.lines().rev().nth(1).unwrap_or_default().trim()));
+
+        let out = download.join().unwrap();
+        assert!(out.status.success(), "curl: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(out.stdout.len() as u64, bytes);
+        assert_eq!(ferry_tests::pattern::first_wrong(7, 0, &out.stdout), None);
+    });
+    no_resets(&world, &before);
+}

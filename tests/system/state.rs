@@ -1,0 +1,123 @@
+//! Line 5: state of every kind goes on right after ten moves.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use ferry_tests::harness::{Client, World};
+use serde_json::Value;
+
+use crate::{IP, world};
+
+/// Time in which the service answers, also in a move.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One connection to the service `stateful` from the client's namespace: lines there and back.
+pub struct Talk {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Talk {
+    /// Opens a connection from the client's namespace.
+    pub fn open(world: &World, ip: &str, port: u16) -> Self {
+        let mut child = Client::command(world, &["lines", "--connect", &format!("{ip}:{port}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, input, lines }
+    }
+
+    /// Sends a line without waiting for the answer.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").and_then(|()| self.input.flush()).unwrap();
+    }
+
+    /// The next answer.
+    pub fn hear(&mut self) -> Value {
+        let line = self.lines.recv_timeout(LIMIT).expect("the service does not answer");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+
+    /// A question and its answer.
+    pub fn ask(&mut self, line: &str) -> Value {
+        self.say(line);
+        self.hear()
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every counter stands at `count`, and the service's own checks found nothing.
+pub fn counts(answer: &Value, count: u64) {
+    for place in ["stack", "heap", "map", "static", "data", "thread_local", "lazy_thread_local"] {
+        assert_eq!(answer[place], count, "{place} in {answer}");
+    }
+    assert_eq!(answer["broken"], 0, "{answer}");
+    assert_eq!(answer["went_back"], 0, "the monotonic clock went back: {answer}");
+}
+
+fn micros(answer: &Value, field: &str) -> u64 {
+    answer[field].as_u64().unwrap_or_else(|| panic!("no {field} in {answer}"))
+}
+
+#[test]
+fn of_every_kind_after_ten_moves() {
+    let world = world("state");
+    let service = world.service("stateful", "st", "a", IP, &[]);
+    let mut talk = Talk::open(&world, IP, 7000);
+    let mut sleeper = Talk::open(&world, IP, 7000);
+    counts(&talk.ask("state"), 0);
+    let mut count = 0;
+    let (began, first) = (Instant::now(), micros(&talk.ask("state"), "monotonic_us"));
+    let mut last = first;
+    service.move_to_and_fro(10, |number, _| {
+        // A timer that was set before each move fires after it.
+        if number > 1 {
+            let woken = sleeper.hear();
+            let slept = micros(&woken, "slept_us");
+            assert!(slept >= 1_500_000, "woken too early: {woken}");
+        }
+        for _ in 0..100 {
+            count += 1;
+            talk.say("tick");
+        }
+        for tick in count - 99..=count {
+            let answer = talk.hear();
+            counts(&answer, tick);
+            let now = micros(&answer, "monotonic_us");
+            assert!(now >= last, "move {number}: the clock went back from {last} to {now} µs");
+            last = now;
+        }
+        sleeper.say("sleep 1500");
+    });
+    sleeper.hear();
+    let (passed, state) = (began.elapsed(), talk.ask("state"));
+    counts(&state, count);
+    // One second of the service is one second here, ten moves or not: within what a clock in an emulator
+    // may lose or gain.
+    let service_passed = Duration::from_micros(micros(&state, "monotonic_us") - first);
+    let off = service_passed.as_secs_f64() / passed.as_secs_f64();
+    assert!((0.97..1.03).contains(&off), "{service_passed:?} in the service, {passed:?} outside");
+    let wall = Duration::from_millis(micros(&state, "wall_ms"));
+    let here = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let off = wall.abs_diff(here);
+    assert!(off < Duration::from_millis(1500), "wall clock off by {off:?}");
+}
