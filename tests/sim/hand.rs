@@ -14,11 +14,11 @@ use crate::link::{Link, Weather};
 use crate::nic::Card;
 use crate::random::{Random, octets};
 
-const SERVICE: Ipv4Address = Ipv4Address::new(10, 77, 0, 50);
-const SERVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 50];
-const PEER: Ipv4Address = Ipv4Address::new(10, 77, 0, 100);
-const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 100];
-const PORT: u16 = 7;
+pub const SERVICE: Ipv4Address = Ipv4Address::new(10, 77, 0, 50);
+pub const SERVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 50];
+pub const PEER: Ipv4Address = Ipv4Address::new(10, 77, 0, 100);
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 100];
+pub const PORT: u16 = 7;
 const STREAM: u64 = 99;
 
 /// How a peer behaves.
@@ -130,6 +130,13 @@ impl Peer {
         len
     }
 
+    /// Sends FIN.
+    pub fn finish(&mut self) {
+        let repr = TcpRepr { control: TcpControl::Fin, ..self.segment(self.nxt, &[]) };
+        self.emit(&repr);
+        self.nxt += 1;
+    }
+
     pub fn reset(&mut self) {
         let repr = TcpRepr { control: TcpControl::Rst, ..self.segment(self.nxt, &[]) };
         self.emit(&repr);
@@ -165,6 +172,10 @@ impl Peer {
         }
         self.acknowledged(&tcp);
         let len = tcp.payload().len();
+        if tcp.fin() && tcp.seq_number() + len == self.rcv_nxt {
+            self.rcv_nxt += 1;
+            return self.ack();
+        }
         if len == 0 {
             return;
         }
@@ -196,9 +207,15 @@ impl Peer {
     }
 }
 
-fn frame(tcp: &TcpRepr<'_>) -> Vec<u8> {
+/// A segment of the peer's, as a frame.
+pub fn frame(tcp: &TcpRepr<'_>) -> Vec<u8> {
+    frame_from(PEER, tcp)
+}
+
+/// A segment from `src` that the peer hands on.
+pub fn frame_from(src: Ipv4Address, tcp: &TcpRepr<'_>) -> Vec<u8> {
     let ip = Ipv4Repr {
-        src_addr: PEER,
+        src_addr: src,
         dst_addr: SERVICE,
         next_header: IpProtocol::Tcp,
         payload_len: tcp.buffer_len(),
@@ -211,7 +228,7 @@ fn frame(tcp: &TcpRepr<'_>) -> Vec<u8> {
     bytes[12..14].copy_from_slice(&[8, 0]);
     ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[14..]), &checksums);
     let segment = &mut TcpPacket::new_unchecked(&mut bytes[14 + ip.buffer_len()..]);
-    tcp.emit(segment, &PEER.into(), &SERVICE.into(), &checksums);
+    tcp.emit(segment, &src.into(), &SERVICE.into(), &checksums);
     bytes
 }
 

@@ -1,13 +1,19 @@
 //! The network of a service in virtual time: drain, freeze, resume on another card, against ordinary
 //! smoltcp clients and hand-written ones, over a link that loses, doubles and reorders.
 
+mod alone;
 mod client;
 mod drains;
+mod ends;
+mod flood;
 mod hand;
 mod link;
+mod moves;
 mod nic;
+mod opens;
 mod random;
 mod service;
+mod tables;
 mod watch;
 mod world;
 

@@ -10,8 +10,6 @@ mod rewrite;
 
 pub use flow::{Flow, Tuple};
 pub(crate) use forge::{bare_ack, old_byte, probe};
-#[cfg(test)]
-pub(crate) use rewrite::refill_checksum;
 
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;

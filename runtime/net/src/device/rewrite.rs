@@ -44,15 +44,6 @@ fn set_seq(segment: &mut TcpPacket<&mut [u8]>, seq: TcpSeqNumber) {
     segment.set_checksum(checksum);
 }
 
-/// Computes the checksum of an IPv4 packet's TCP segment anew.
-#[cfg(test)]
-pub(crate) fn refill_checksum(packet: &mut [u8]) {
-    use smoltcp::wire::{IpAddress, Ipv4Packet};
-    let mut ip = Ipv4Packet::new_checked(packet).expect("an IPv4 packet");
-    let (src, dst) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-    TcpPacket::new_checked(ip.payload_mut()).expect("a TCP segment").fill_checksum(&src, &dst);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,7 +72,7 @@ mod tests {
     fn mended_checksums_verify_for_every_window() {
         let mut flow = Flow::new(Tuple { remote: 1, remote_port: 2, local_port: 3 }, Instant::ZERO);
         for window in 0..=u16::MAX {
-            let mut bytes = segment(window, i32::from(window) * 77777 % 99991, window as u8);
+            let mut bytes = segment(window, i32::from(window).wrapping_mul(77_777), window as u8);
             apply(&mut bytes, Window::Closed, &mut flow);
             assert!(verifies(&bytes), "window {window}");
             assert_eq!(TcpPacket::new_unchecked(&bytes[..]).window_len(), 0);

@@ -16,6 +16,8 @@ const TURN_CONNECTIONS: usize = 256;
 const TURN_SEGMENTS: usize = 64;
 /// A peer that acknowledges nothing for so long is given up, as Linux does after 15 retransmissions.
 const USER_TIMEOUT: Duration = Duration::from_secs(924);
+/// The same for one that does not answer our SYN (Linux: `tcp_syn_retries`).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
 /// The same for a connection the service has let go of (Linux: `tcp_fin_timeout`).
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection with something to send and no timer is looked at after this (RFC 9293 §3.8.6.1).
@@ -209,8 +211,11 @@ impl Stack {
                 Owner::Queued | Owner::Service => {}
             }
         }
-        let patience =
-            if connection.owner == Owner::Orphan { ORPHAN_TIMEOUT } else { USER_TIMEOUT };
+        let patience = match (connection.state(), connection.owner) {
+            (State::SynSent, _) => CONNECT_TIMEOUT,
+            (_, Owner::Orphan) => ORPHAN_TIMEOUT,
+            _ => USER_TIMEOUT,
+        };
         if gives_up(connection, patience, now) {
             connection.ended = Some(Ended::TimedOut);
             connection.socket_mut().abort();

@@ -252,6 +252,3 @@ fn interface(cidr: Ipv4Cidr, seed: u64, now: Instant) -> Interface {
 fn no_sockets() -> SocketSet<'static> {
     SocketSet::new(Vec::new())
 }
-
-#[cfg(test)]
-mod tests;
