@@ -185,8 +185,9 @@ impl Drop for Mirror {
 }
 
 impl Route {
-    /// Gives a link the attachment point for filters, unless it has it.
-    fn clsact(&mut self, index: u32) -> Result<(), NetlinkError> {
+    /// Gives a link the attachment point for filters, unless it has it. On a link that is up, the
+    /// kernel stops its queues meanwhile and drops what comes: do it before.
+    pub(super) fn clsact(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut message = TcMessage::default();
         message.header.index = index.cast_signed();
         message.header.handle = CLSACT;
