@@ -133,7 +133,10 @@ wait "$printer" "$watcher" || true
 
 if [ -n "$stopped" ]; then
   exit "$stopped"
-elif [ "$code" -eq 0 ] && [ -s "$work/status" ]; then
+elif [ "$code" -ne 0 ]; then
+  exit "$code"
+elif [ -s "$work/status" ]; then
   exit "$(($(cat "$work/status") & 255))"
 fi
-exit "$code"
+echo "run: the guest ended before its service did; its last words are above" >&2
+exit 1

@@ -70,6 +70,8 @@ if [ -n "$tests" ]; then
   cargo fmt --version >/dev/null 2>&1 || need rustfmt-web "checks the formatting"
   need_command shellcheck shellcheck "lints of the shell scripts"
   need_command wrk wrk "HTTP load on a service while it moves"
+  # The shell's own kill hides whether there is a program.
+  need_command ps procps "ends recordings (kill)"
   need_command tcpdump tcpdump "network trace of a move"
   need_command jq jq "reads the commands' JSON"
   need_command chromium chromium "browser that edits a note through moves"

@@ -17,18 +17,20 @@ logs=$root/target/ferry/tests
 started=$(date +%s)
 budget=$((${FERRY_TEST_MINUTES:-28} * 60))
 
-# Largest image of the smallest service, in bytes.
+# The smallest service, and how large its image may be, in bytes.
+smallest=pingpong
 image_limit=$((2 << 20))
 
-services() {
-  for manifest in services/*/Cargo.toml; do
-    basename "$(dirname "$manifest")"
+# Packages that are built as images: the services, and those that only tests run.
+images() {
+  for manifest in services/*/Cargo.toml tests/services/*/Cargo.toml; do
+    sed -n '/^\[package\]/,/^name/s/^name = "\(.*\)"/\1/p' "$manifest"
   done
 }
 
-# The programs of tests/Cargo.toml: sim, system, ...
-test_programs() {
-  sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml
+build_images() {
+  # shellcheck disable=SC2046 # a list of words
+  cargo build --locked --release --target x86_64-unknown-hermit $(images | sed 's/^/-p /')
 }
 
 # Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
@@ -45,13 +47,16 @@ scripts 1
 format 1
 lint-host 12
 unit 12
-docs 4
+docs 5
 lint-guest 10
-images 8
-$(test_programs | sed 's/$/ 12/')
+images 10
+sim 6
+system 20
+browser 5
 END
 }
 
+# Everything is built with the release profile: what one step has compiled serves the next.
 step() {
   case $1 in
     scripts)
@@ -60,27 +65,36 @@ step() {
     format)
       cargo fmt --all --check
       (cd runtime/machine && cargo fmt --check) ;;
-    lint-host) clippy --workspace --all-targets ;;
-    # What is compiled for a guest only: as an image, with the host-bound unit apart.
+    lint-host) clippy --release --all-targets ;;
+    unit) cargo test --locked --release --no-fail-fast --workspace --exclude runtime --exclude ferry-tests --exclude ferry-browser ;;
+    docs)
+      export RUSTDOCFLAGS='-D warnings'
+      cargo doc --locked --release --no-deps
+      cargo doc --locked --release --no-deps --target x86_64-unknown-hermit -p runtime ;;
+    # What is compiled for a guest only: the runtime and the images, and apart from them the host-bound unit.
     lint-guest)
       # shellcheck disable=SC2046 # a list of words
-      clippy --release --target x86_64-unknown-hermit -p runtime $(services | sed 's/^/-p /')
-      (cd runtime/machine && clippy --release --target x86_64-unknown-none) ;;
-    unit) cargo test --locked --workspace --exclude ferry-tests --no-fail-fast ;;
-    docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps ;;
+      clippy --release --target x86_64-unknown-hermit -p runtime $(images | sed 's/^/-p /')
+      (cd runtime/machine && clippy --release --target x86_64-unknown-none --target-dir "$root/target/ferry/machine") ;;
     images)
-      # shellcheck disable=SC2046 # a list of words
-      cargo build --locked --release --target x86_64-unknown-hermit $(services | sed 's/^/-p /')
-      smallest=$(for service in $(services); do
-        wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$service"
-      done | sort -n | head -n 1)
-      echo "smallest image: $smallest bytes, limit $image_limit"
-      [ "$smallest" -le "$image_limit" ] ;;
-    # A machine-wide measure, time, is part of what the others test: one at a time.
-    sim) cargo test --locked --release -p ferry-tests --test sim --no-fail-fast ;;
-    *)
+      build_images
+      size=$(wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$smallest")
+      echo "image of $smallest: $size bytes, limit $image_limit"
+      [ "$size" -le "$image_limit" ] ;;
+    sim) cargo test --locked --release --no-fail-fast -p ferry-tests --lib --bins --test sim ;;
+    # Time is part of what is tested here: one test at a time.
+    system)
+      build_images
       cargo build --locked --release -p host-tools
-      cargo test --locked --release -p ferry-tests --test "$1" --no-fail-fast -- --test-threads=1 ;;
+      cargo test --locked --release --no-fail-fast -p ferry-tests --test system -- --test-threads=1 ;;
+    browser)
+      build_images
+      cargo build --locked --release -p host-tools -p ferry-browser
+      cargo test --locked --release --no-fail-fast -p ferry-browser
+      sh tests/browser/moves.sh ;;
+    *)
+      echo "tests: no step is called $1" >&2
+      exit 2 ;;
   esac
 }
 
