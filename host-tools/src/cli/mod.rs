@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // The lab changes namespaces, which a process with threads cannot.
     if let Command::Lab { command } = cli.command {
-        return crate::lab::run(command);
+        return crate::lab::run(command, cli.output == args::Output::Json);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -46,7 +46,7 @@ pub enum Command {
     /// End everything in the lab and remove it, also after a crash
     Down,
     /// Show the nodes, their addresses, and what runs
-    Status(status::Args),
+    Status,
     /// Run a command inside a node, e.g. `lab exec client -- curl http://10.77.0.50/`
     #[command(
         after_help = "The command takes this process's place: its input, output, signals and exit code \
@@ -59,14 +59,14 @@ pub enum Command {
     Hold(hold::Args),
 }
 
-/// Carries out a lab command. Must be called while the process has one thread: for users other than
+/// Carries out a lab command; `json` is for `status`. Must be called while the process has one thread: for users other than
 /// root, `up`, `exec` and `hold` change the user namespace.
 #[must_use]
-pub fn run(command: Command) -> ExitCode {
+pub fn run(command: Command, json: bool) -> ExitCode {
     let result = match command {
         Command::Up(args) => up::run(&args),
         Command::Down => down::run(),
-        Command::Status(args) => return status::run(&args),
+        Command::Status => return status::run(json),
         Command::Exec(args) => return exec::run(args),
         Command::Hold(args) => return hold::run(&args),
     };

@@ -5,26 +5,9 @@ use std::process::ExitCode;
 use super::plan::Role;
 use super::state::{State, manager_socket_in, run_dir};
 
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// Of `lab status`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// Output format
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub output: Format,
-}
-
 /// Prints the state. Exit code 0: the lab is up; 1: it is not, or not all of it.
 #[must_use]
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(as_json: bool) -> ExitCode {
     let dir = run_dir();
     let state = match State::load(&dir) {
         Ok(state) => state,
@@ -34,10 +17,10 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     let up = state.as_ref().is_some_and(State::alive);
-    match (&state, args.output) {
-        (_, Format::Json) => println!("{}", json(&dir, state.as_ref(), up)),
-        (None, Format::Text) => println!("no lab in {}", dir.display()),
-        (Some(state), Format::Text) => print!("{}", text(state, up)),
+    match (&state, as_json) {
+        (_, true) => println!("{}", json(&dir, state.as_ref(), up)),
+        (None, false) => println!("no lab in {}", dir.display()),
+        (Some(state), false) => print!("{}", text(state, up)),
     }
     if up { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
