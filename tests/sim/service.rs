@@ -115,7 +115,7 @@ impl Session {
     fn write(&mut self, stack: &mut Stack, cx: &mut Context<'_>, id: ConnId) -> bool {
         let Some((role, stream, len)) = self.work() else { return false };
         let chunk = match role {
-            0 => octets(stream, self.sent, (len - self.sent).min(4096) as usize),
+            0 | 4 => octets(stream, self.sent, (len - self.sent).min(4096) as usize),
             1 if self.received == len => len.to_le_bytes()[self.sent as usize..].to_vec(),
             1 => Vec::new(),
             _ => core::mem::take(&mut self.echo),
@@ -130,7 +130,8 @@ impl Session {
             Poll::Ready(Err(error)) => panic!("{id:?}: {error}"),
         };
         self.sent += written as u64;
-        if role > 1 {
+        self.finished = role == 4 && self.sent == len;
+        if matches!(role, 2 | 3) {
             self.echo = chunk[written..].to_vec();
         }
         written > 0

@@ -113,14 +113,16 @@ impl Watch {
         self.flows.get(&peer).map_or(0, |flow| flow.zero_windows)
     }
 
-    /// A segment of this client's that makes the service acknowledge: one octet it has already.
-    pub fn probe(&self, peer: Peer, service: ([u8; 4], u16)) -> Option<Vec<u8>> {
+    /// A segment of this client's that makes the service acknowledge: one octet it has already, or the
+    /// client's FIN again.
+    pub fn probe(&self, peer: Peer, service: ([u8; 4], u16), fin: bool) -> Option<Vec<u8>> {
         let flow = self.flows.get(&peer)?;
+        let last = if fin { flow.client_end? } else { flow.ack? };
         let tcp = TcpRepr {
             src_port: peer.1,
             dst_port: service.1,
-            control: TcpControl::None,
-            seq_number: TcpSeqNumber(flow.ack?.0.wrapping_sub(1)),
+            control: if fin { TcpControl::Fin } else { TcpControl::None },
+            seq_number: TcpSeqNumber(last.0.wrapping_sub(1)),
             ack_number: flow.client_ack,
             window_len: flow.client_window,
             window_scale: None,
@@ -128,7 +130,7 @@ impl Watch {
             sack_permitted: false,
             sack_ranges: [None; 3],
             timestamp: None,
-            payload: &[0],
+            payload: if fin { &[] } else { &[0] },
         };
         let (src, dst) = (Ipv4Address::from(peer.0), Ipv4Address::from(service.0));
         let ip = Ipv4Repr {

@@ -178,8 +178,8 @@ impl World {
                 self.watch.client_sent(&frame);
                 self.link.send(index + 1, &frame, self.now);
             }
-            for port in client.persist(self.now) {
-                let probe = self.watch.probe((client_ip(index), port), (SERVICE, PORT));
+            for (port, fin) in client.persist(self.now) {
+                let probe = self.watch.probe((client_ip(index), port), (SERVICE, PORT), fin);
                 if let Some(packet) = probe {
                     let header = [&SERVICE_MAC[..], &client_mac(index), &[8, 0]].concat();
                     self.link.send(index + 1, &[header, packet].concat(), self.now);
@@ -244,8 +244,11 @@ impl World {
         self.send_out();
         self.poll_service();
         // A ring of few places takes several turns.
-        let told =
-            |world: &mut Self| synchronised.iter().all(|&peer| world.watch.open_windows(peer) > 0);
+        let told = |world: &mut Self| {
+            let open = world.synchronised();
+            let told = |&peer| world.watch.open_windows(peer) > 0 || !open.contains(&peer);
+            synchronised.iter().all(told)
+        };
         self.run(self.now + 20_000, told);
         assert!(self.watch.announcements > announcements, "no gratuitous ARP");
         assert!(told(self), "no window update to one of {synchronised:?}");

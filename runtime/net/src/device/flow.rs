@@ -27,6 +27,9 @@ impl Tuple {
     }
 }
 
+/// The answer to a barrier or probe comes within this, or not at all.
+const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -52,8 +55,10 @@ pub struct Flow {
     pub window_is_syn: bool,
     /// The peer's SYN permitted SACK (RFC 2018).
     pub sack_permitted: bool,
-    /// The peer's last window field was zero.
-    pub peer_window_zero: bool,
+    /// The peer's last window field, not scaled.
+    pub peer_window: u16,
+    /// Barriers and probes that the peer has not answered yet, and when the last one left.
+    probes: (u8, Option<Instant>),
     /// Smoothed round trip time (RFC 6298 §2), from segments sent once.
     pub srtt: Option<Duration>,
     sample: Option<(TcpSeqNumber, Instant)>,
@@ -80,7 +85,8 @@ impl Flow {
             last_window: 0,
             window_is_syn: true,
             sack_permitted: false,
-            peer_window_zero: false,
+            peer_window: 0,
+            probes: (0, None),
             srtt: None,
             sample: None,
             heard: now,
@@ -118,7 +124,7 @@ impl Flow {
         if self.una == self.nxt {
             self.progress = now;
         }
-        if self.peer_window_zero && len == 1 && !segment.syn() && !segment.fin() && seq == self.nxt
+        if self.peer_window == 0 && len == 1 && !segment.syn() && !segment.fin() && seq == self.nxt
         {
             self.probe_end = Some(end);
         } else if end > self.nxt {
@@ -143,13 +149,14 @@ impl Flow {
         if segment.rst() || !segment.ack() || !self.syn_sent {
             return false;
         }
-        self.peer_window_zero = segment.window_len() == 0;
+        self.peer_window = segment.window_len();
         let ack = segment.ack_number();
         let limit = self.probe_end.map_or(self.nxt, |end| end.max(self.nxt));
         if ack <= self.una || ack > limit {
             return false;
         }
         self.una = ack;
+        self.probes.0 = 0;
         if ack > self.nxt {
             self.nxt = ack;
         }
@@ -192,6 +199,32 @@ impl Flow {
     #[must_use]
     pub fn has_out_of_order(&self) -> bool {
         self.out_of_order_end.is_some()
+    }
+
+    /// Takes note that a barrier or probe leaves.
+    pub fn probed(&mut self, now: Instant) {
+        self.probes = (self.probes.0.saturating_add(1), Some(now));
+    }
+
+    /// Whether an answer to a barrier or probe may still be on its way.
+    #[must_use]
+    pub fn awaits_answer(&self, now: Instant) -> bool {
+        self.probes.1.is_some_and(|at| now < at + ANSWER_LIFETIME)
+    }
+
+    /// Whether a segment is no more than the answer to a barrier or probe: an ACK with nothing new in
+    /// it. To congestion control it would look like a sign of loss (RFC 5681 §2).
+    pub fn answers_probe<T: AsRef<[u8]> + ?Sized>(&mut self, segment: &TcpPacket<&T>) -> bool {
+        let bare = segment.ack()
+            && !segment.rst()
+            && segment.segment_len() == 0
+            && segment.ack_number() == self.una
+            && segment.window_len() == self.peer_window;
+        let answers = bare && self.probes.0 > 0;
+        if answers {
+            self.probes.0 -= 1;
+        }
+        answers
     }
 
     /// Whether all we sent is acknowledged.

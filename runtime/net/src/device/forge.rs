@@ -1,7 +1,7 @@
 //! Segments that neither side's application asked for.
 //!
-//! Both are one octet the receiver already has and acknowledged, so no TCP takes it as data and every
-//! TCP answers it at once (RFC 9293 §3.10.7.4, "segment acceptability").
+//! [`old_byte`] and [`probe`] are one octet the receiver already has and acknowledged, so no TCP takes
+//! it as data and every TCP answers it at once (RFC 9293 §3.10.7.4, "segment acceptability").
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -45,6 +45,19 @@ pub(crate) fn probe(
         ..segment(seq, flow.last_ack.unwrap_or(flow.rcv_nxt), window, OCTET)
     };
     (packet(local, flow.tuple.remote_addr(), &repr), seq)
+}
+
+/// Writes our FIN again, which is the last of what we sent.
+pub(crate) fn fin(flow: &Flow, local: Ipv4Address) -> [u8; HEADERS_LEN] {
+    let seq = TcpSeqNumber(flow.nxt.0.wrapping_sub(1));
+    let ack = flow.last_ack.unwrap_or(flow.rcv_nxt);
+    let repr = TcpRepr {
+        src_port: flow.tuple.local_port,
+        dst_port: flow.tuple.remote_port,
+        control: TcpControl::Fin,
+        ..segment(seq, ack, flow.last_window, &[])
+    };
+    packet(local, flow.tuple.remote_addr(), &repr)
 }
 
 /// Writes `<SEQ=seq><ACK=ack><CTL=ACK>` with a zero window, for a connection of which no more is left.

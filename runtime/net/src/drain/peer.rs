@@ -54,6 +54,7 @@ pub(crate) struct Peer {
     /// Sequence numbers of the barriers sent: from the first to the last, both included.
     barriers: Option<(TcpSeqNumber, TcpSeqNumber)>,
     evidence: u8,
+    tell: bool,
     interval: Duration,
     retry_at: Instant,
     /// Entry in the drain's timer heap.
@@ -68,6 +69,7 @@ impl Peer {
             sack_permitted,
             barriers: None,
             evidence: 0,
+            tell: true,
             interval,
             retry_at: Instant::ZERO,
             armed: None,
@@ -83,6 +85,12 @@ impl Peer {
         matches!(self.phase, Phase::Settled | Phase::Owing | Phase::Gone)
     }
 
+    /// Whether the zero window goes out before the barrier: the first time, and when neither was
+    /// answered. Told again to a peer that answers, it would be a duplicate ACK.
+    pub fn tells_window(&self) -> bool {
+        self.tell
+    }
+
     /// How many barriers go out at one time. Without SACK two bare ACKs are needed for proof, and two
     /// octets bring them in one round trip.
     pub fn volley(&self) -> u8 {
@@ -95,6 +103,7 @@ impl Peer {
             self.phase = Phase::Asked;
         }
         self.barriers = Some(self.barriers.map_or((seq, seq), |(first, _)| (first, seq)));
+        self.tell = false;
         self.retry_at = now + self.interval;
         self.retry_at
     }
@@ -154,6 +163,7 @@ impl Peer {
             return false;
         }
         self.interval = (self.interval * 2).min(RETRY_MAX);
+        self.tell = true;
         true
     }
 

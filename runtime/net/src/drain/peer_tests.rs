@@ -181,6 +181,18 @@ fn time_between_barriers_comes_from_the_round_trip_and_doubles_up_to_a_limit() {
 }
 
 #[test]
+fn the_window_is_told_first_and_again_when_nothing_was_heard() {
+    let mut peer = Peer::new(true, Some(RTT));
+    assert!(peer.tells_window());
+    peer.asked(BARRIER, at(0));
+    assert!(!peer.tells_window());
+    assert!(peer.heard(Answer::Bare, true));
+    assert!(!peer.tells_window(), "the second barrier follows an answer");
+    assert!(peer.timer(at(20)));
+    assert!(peer.tells_window());
+}
+
+#[test]
 fn a_volley_is_two_where_nothing_tells_the_answers_apart() {
     assert_eq!(in_phase(Phase::Asked, true).volley(), 1);
     assert_eq!(in_phase(Phase::Asked, false).volley(), 2);

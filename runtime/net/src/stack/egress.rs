@@ -91,7 +91,7 @@ impl Stack {
         if self.settle_end(id) {
             return;
         }
-        let next = next.or_else(|| self.unwatched(id).then(|| self.now + WATCH_INTERVAL));
+        let next = next.or_else(|| self.outstanding(id).then(|| self.now + WATCH_INTERVAL));
         match next {
             Some(at) if at <= self.now && (sent > 0 || full) => self.mark_ready(id),
             Some(at) => self.arm(id, at.max(self.now + STUCK_RETRY)),
@@ -104,11 +104,14 @@ impl Stack {
         }
     }
 
-    /// Whether a connection has something to send and smoltcp has no timer for it. That happens when a
-    /// retransmission timeout finds the peer's window closed: smoltcp 0.14 stops the timer and does
-    /// not begin to probe, so a window update that is lost would never be asked for.
-    fn unwatched(&self, id: ConnId) -> bool {
-        self.established.get(id).is_some_and(|it| it.synchronised() && it.socket().send_queue() > 0)
+    /// Whether a connection has something outstanding. smoltcp 0.14 may have no timer for it: when a
+    /// retransmission timeout finds the peer's window closed it does not begin to probe, when a closed
+    /// window opens it forgets what was lost before, and three duplicate ACKs stop a FIN's timer.
+    fn outstanding(&self, id: ConnId) -> bool {
+        self.established.get(id).is_some_and(|connection| {
+            connection.synchronised()
+                && (connection.socket().send_queue() > 0 || !connection.flow.all_acknowledged())
+        })
     }
 
     pub(super) fn arm(&mut self, id: ConnId, at: Instant) {
@@ -177,17 +180,28 @@ impl Stack {
             }
             self.mark_ready(id);
             if self.neglected(id) {
-                self.to_announce.push_back(id);
+                self.to_ask.push(id);
             }
         }
     }
 
-    /// Whether the timer that came was that of an unwatched connection: its peer is asked where it
-    /// stands.
+    /// Whether the timer that came was ours, because smoltcp has none.
     fn neglected(&mut self, id: ConnId) -> bool {
-        let unwatched = self.unwatched(id);
+        let outstanding = self.outstanding(id);
         let Some(connection) = self.established.get(id) else { return false };
-        unwatched && self.iface.poll_at(self.now, &connection.set).is_none()
+        outstanding && self.iface.poll_at(self.now, &connection.set).is_none()
+    }
+
+    /// Asks the peers of neglected connections where they stand; a third answer that brings nothing
+    /// new makes smoltcp retransmit. `true` if the ring is full.
+    pub(super) fn ask_neglected(&mut self, nic: &mut impl Nic) -> bool {
+        while let Some(id) = self.to_ask.pop() {
+            if !self.elicit(id, nic) {
+                self.to_ask.push(id);
+                return true;
+            }
+        }
+        false
     }
 
     /// Gives a connection up whose patience is over. `true` if it is gone.

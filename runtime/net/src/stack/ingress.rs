@@ -269,18 +269,20 @@ impl Stack {
         let (received, unsent) =
             (connection.socket().recv_queue(), connection.socket().send_queue());
         let una = connection.flow.una;
-        let opening = was == State::SynSent && segment.syn();
-        if opening {
+        if was == State::SynSent && segment.syn() {
             connection.flow.syn_received(segment);
         }
+        let answers_probe = connection.flow.answers_probe(segment);
         let news = connection.flow.received(segment, self.now);
-        let mut port = Port {
-            packet: Some(packet),
-            out: &mut self.reply,
-            flow: Some(&mut connection.flow),
-            window,
-        };
-        self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+        if !answers_probe {
+            let mut port = Port {
+                packet: Some(packet),
+                out: &mut self.reply,
+                flow: Some(&mut connection.flow),
+                window,
+            };
+            self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+        }
 
         let is = connection.state();
         let arrived = connection.socket().recv_queue().saturating_sub(received);
@@ -323,6 +325,9 @@ impl Stack {
         if is == State::Closed {
             if was != State::LastAck && connection.ended.is_none() {
                 connection.ended = Some(Ended::Reset);
+            } else if connection.flow.awaits_answer(self.now) {
+                // What the peer still answers to a barrier must not be refused.
+                self.time_waits.linger(&connection.flow, self.now);
             }
             self.close_ended(id);
         }

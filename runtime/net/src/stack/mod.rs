@@ -92,6 +92,8 @@ pub struct Stack {
     timers: Timers,
     /// Connections that may have something to send.
     ready: VecDeque<ConnId>,
+    /// Connections with something outstanding and no timer, whose peers are to be asked.
+    to_ask: Vec<ConnId>,
     /// Answer to the frame being taken.
     reply: Reply,
     /// SYNs that came in a drain.
@@ -136,6 +138,7 @@ impl Stack {
             time_waits: TimeWaits::new(key),
             timers: Timers::default(),
             ready: VecDeque::new(),
+            to_ask: Vec::new(),
             reply: Reply::new(),
             held_syns: Vec::new(),
             to_announce: VecDeque::new(),
@@ -156,7 +159,7 @@ impl Stack {
             Mode::Running | Mode::Resuming => {
                 self.time_waits.expire(now);
                 self.run_timers();
-                self.announce(nic) | self.send(nic)
+                self.announce(nic) | self.ask_neglected(nic) | self.send(nic)
             }
         };
         self.link.poll(nic, now);

@@ -4,7 +4,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 use super::{Mode, Stack};
-use crate::device::probe;
+use crate::device::{fin, probe};
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
 use crate::link::Nic;
 use crate::table::established::ConnId;
@@ -154,8 +154,7 @@ impl Stack {
         if peer.done() {
             return true;
         }
-        // With the zero window again: if the first was lost, this is the one that counts.
-        if !self.acknowledge_now(id, nic) {
+        if peer.tells_window() && !self.acknowledge_now(id, nic) {
             return false;
         }
         let local = self.link.ip();
@@ -163,9 +162,10 @@ impl Stack {
             if !nic.transmit_ready() {
                 return false;
             }
-            let Some(connection) = self.established.get(id) else { return true };
+            let Some(connection) = self.established.get_mut(id) else { return true };
             let dst = connection.flow.tuple.remote_addr();
             let (packet, seq) = probe(&connection.flow, local, 0);
+            connection.flow.probed(self.now);
             self.send_raw(nic, dst, &packet);
             let now = self.now;
             if let Some(peer) =
@@ -314,17 +314,30 @@ impl Stack {
         if !self.acknowledge_now(id, nic) {
             return false;
         }
-        let Some(connection) = self.established.get(id) else { return true };
-        let flow = &connection.flow;
-        if flow.all_acknowledged() && connection.socket().send_queue() == 0 {
+        let now = self.now;
+        let Some(connection) = self.established.get_mut(id) else { return true };
+        if connection.flow.all_acknowledged() && connection.socket().send_queue() == 0 {
             return true;
         }
+        connection.flow.probed(now);
+        self.elicit(id, nic)
+    }
+
+    /// Makes a peer say how far it has come: by an octet it has, or by our FIN once more if nothing
+    /// else is outstanding; `false` if the ring is full.
+    pub(super) fn elicit(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
         if !nic.transmit_ready() {
             return false;
         }
-        let (packet, _) = probe(flow, self.link.ip(), flow.last_window);
+        let Some(connection) = self.established.get(id) else { return true };
+        let (flow, local) = (&connection.flow, self.link.ip());
         let dst = flow.tuple.remote_addr();
-        self.send_raw(nic, dst, &packet);
+        if connection.only_fin_outstanding() {
+            self.send_raw(nic, dst, &fin(&connection.flow, local));
+        } else {
+            let (packet, _) = probe(flow, local, flow.last_window);
+            self.send_raw(nic, dst, &packet);
+        }
         true
     }
 }

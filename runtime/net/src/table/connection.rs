@@ -131,6 +131,14 @@ impl Connection {
         matches!(self.state(), Established | FinWait1 | FinWait2 | CloseWait | Closing | LastAck)
     }
 
+    /// All our octets are acknowledged, our FIN is sent and is not.
+    pub fn only_fin_outstanding(&self) -> bool {
+        use tcp::State::{Closing, FinWait1, LastAck};
+        matches!(self.state(), FinWait1 | Closing | LastAck)
+            && self.socket().send_queue() == 0
+            && self.flow.una + 1 == self.flow.nxt
+    }
+
     /// The parts of the two buffers that hold no state, as `(address, length)`.
     pub fn discardable(&mut self, f: &mut impl FnMut(usize, usize)) {
         let (rx, tx, out_of_order) = (self.rx, self.tx, self.flow.has_out_of_order());

@@ -20,6 +20,9 @@ pub(crate) struct TimeWait {
     pub seq: TcpSeqNumber,
     pub ack: TcpSeqNumber,
     until: Instant,
+    /// Both FINs are acknowledged and ours was the first; else the connection is CLOSED and only kept
+    /// quiet.
+    waits: bool,
 }
 
 impl TimeWait {
@@ -43,13 +46,24 @@ impl TimeWaits {
     }
 
     pub fn insert(&mut self, flow: &Flow, now: Instant) {
+        self.enter(flow, true, now);
+    }
+
+    /// Keeps a four-tuple quiet that has come to CLOSED while answers to what we sent are on their
+    /// way.
+    pub fn linger(&mut self, flow: &Flow, now: Instant) {
+        self.enter(flow, false, now);
+    }
+
+    fn enter(&mut self, flow: &Flow, waits: bool, now: Instant) {
         if self.entries.len() >= MAX_TIME_WAIT
             && let Some((_, oldest)) = self.order.pop_front()
         {
             self.entries.remove(&oldest);
         }
         let until = now + TIME_WAIT;
-        self.entries.insert(flow.tuple, TimeWait { seq: flow.nxt, ack: flow.rcv_nxt, until });
+        let entry = TimeWait { seq: flow.nxt, ack: flow.rcv_nxt, until, waits };
+        self.entries.insert(flow.tuple, entry);
         self.order.push_back((until, flow.tuple));
     }
 
@@ -86,7 +100,8 @@ impl TimeWaits {
         }
     }
 
+    /// Those in TIME-WAIT.
     pub fn iter(&self) -> impl Iterator<Item = &Tuple> {
-        self.entries.keys()
+        self.entries.iter().filter(|(_, entry)| entry.waits).map(|(tuple, _)| tuple)
     }
 }
