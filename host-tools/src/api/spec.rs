@@ -121,14 +121,17 @@ pub fn mac_of(name: &str, id: &str) -> String {
     let hash = hasher.finalize();
     let mut bytes = [0; 6];
     bytes.copy_from_slice(&hash.as_bytes()[..6]);
-    // IEEE 802: bit 0 of the first byte is group, bit 1 is locally administered.
-    bytes[0] = (bytes[0] & 0xfc) | 0x02;
+    // IEEE 802: bit 0 of the first byte is group, bit 1 is locally administered. Fixed, so that it is
+    // never that of a tap (0xfe), which a bridge would take for its own.
+    bytes[0] = 0x52;
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// A name that a service or an image may not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no name: use 1 to 63 of a-z, 0-9, `-`, `_` and `.`, beginning with a letter or digit")]
+#[error(
+    "`{name}` is no name: use 1 to 63 of a-z, 0-9, `-`, `_` and `.`, beginning with a letter or digit"
+)]
 pub struct NameError {
     /// The name.
     pub name: String,
@@ -151,9 +154,8 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 /// # Errors
 /// The first argument that cannot travel.
 pub fn check_args(args: &[String]) -> Result<(), String> {
-    let bad = |arg: &&String| {
-        arg.is_empty() || arg.chars().any(|c| c.is_whitespace() || c.is_control())
-    };
+    let bad =
+        |arg: &&String| arg.is_empty() || arg.chars().any(|c| c.is_whitespace() || c.is_control());
     match args.iter().find(bad) {
         Some(arg) => Err(arg.clone()),
         None => Ok(()),
