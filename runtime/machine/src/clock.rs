@@ -87,9 +87,7 @@ fn rtc_seconds() -> u64 {
         fields = again;
     }
     let binary = register(0x0b) & 4 != 0;
-    let value = |raw: u8| {
-        u64::from(if binary { raw } else { (raw >> 4) * 10 + (raw & 15) })
-    };
+    let value = |raw: u8| u64::from(if binary { raw } else { (raw >> 4) * 10 + (raw & 15) });
     if fields[3] == 0 || fields[3] == 0xff {
         return 0;
     }

@@ -11,7 +11,9 @@
 //! [`Report`] completes the order. One order is in work at a time.
 
 use ferry_abi::{Report, Task, Wake};
-use ferry_protocol::control::{Answer, Drained, FromGuest, Hello, Order, Range, Refusal, Request, State};
+use ferry_protocol::control::{
+    Answer, Drained, FromGuest, Hello, Order, Range, Refusal, Request, State,
+};
 use ferry_protocol::frame::{self, Decoder, MAX_FRAME};
 use ferry_protocol::layout::PORTABLE_BASE;
 
@@ -175,10 +177,9 @@ impl Control {
                 self.state = State::Draining;
                 Answer::Drained(Drained { connections, settled, elapsed_us })
             }
-            (
-                Order::Thaw | Order::Resume { .. },
-                Report::Resumed { connections, held_frames },
-            ) => Answer::Resumed { connections, held_frames },
+            (Order::Thaw | Order::Resume { .. }, Report::Resumed { connections, held_frames }) => {
+                Answer::Resumed { connections, held_frames }
+            }
             (Order::Connections, Report::Connections { addr, len, count }) => {
                 Answer::Connections { at: Range { addr, len }, count }
             }
@@ -186,9 +187,7 @@ impl Control {
                 answer(id, Answer::Done);
                 exports::power_off()
             }
-            (Order::Scan { full }, Report::Prepared { addr, len, .. }) => {
-                pages(full, addr, len)
-            }
+            (Order::Scan { full }, Report::Prepared { addr, len, .. }) => pages(full, addr, len),
             (Order::Freeze { full }, Report::Prepared { addr, len, monotonic_ns }) => {
                 self.state = State::Frozen;
                 capture::write_header(self.epoch, monotonic_ns);

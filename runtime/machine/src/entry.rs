@@ -130,7 +130,9 @@ extern "C" fn host_entry(_argc: i32, _argv: *const *const u8, _env: *const *cons
         Err(error) => stop(format_args!("{error}")),
     };
     if !random::has_rdrand() {
-        log::warn!("this CPU has no RDRAND: random numbers can be guessed; start qemu with -cpu max");
+        log::warn!(
+            "this CPU has no RDRAND: random numbers can be guessed; start qemu with -cpu max"
+        );
     }
     let places = lay_out();
     set_facts(&options, mac, places);

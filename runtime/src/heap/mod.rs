@@ -30,9 +30,7 @@ impl OomHandler for Chunks {
         let pages = (layout.size() + layout.align() + 1024).div_ceil(PAGE_SIZE).max(CHUNK_PAGES);
         let start = with_spans(|spans| spans.allocate(pages, 1)).ok_or(())?;
         // SAFETY: the span is unused memory that stays talc's for ever.
-        unsafe {
-            talc.claim(Span::from_base_size(start as *mut u8, pages * PAGE_SIZE)).map(|_| ())
-        }
+        unsafe { talc.claim(Span::from_base_size(start as *mut u8, pages * PAGE_SIZE)).map(|_| ()) }
     }
 }
 

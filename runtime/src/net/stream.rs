@@ -75,9 +75,18 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let space = buf.initialize_unfilled();
+        // SAFETY: the stack only writes into the space, and only the bytes it says it has written are
+        // made part of the buffer; bytes of RAM that were never written are still valid `u8`s here,
+        // because nothing reads them.
+        let space = unsafe {
+            let space = buf.unfilled_mut();
+            std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u8>(), space.len())
+        };
         with_stack(|stack| stack.poll_recv(cx, self.id, space)).map(|read| {
-            buf.advance(read.map_err(stream_error)?);
+            let read = read.map_err(stream_error)?;
+            // SAFETY: so many bytes have been written.
+            unsafe { buf.assume_init(read) };
+            buf.advance(read);
             Ok(())
         })
     }

@@ -48,10 +48,16 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic { found } => {
-                write!(f, "started without PVH (magic {found:#x}): boot the image with qemu's -kernel")
+                write!(
+                    f,
+                    "started without PVH (magic {found:#x}): boot the image with qemu's -kernel"
+                )
             }
             Self::MemoryMap { version } => {
-                write!(f, "PVH start info of version {version} has no memory map: a newer qemu is needed")
+                write!(
+                    f,
+                    "PVH start info of version {version} has no memory map: a newer qemu is needed"
+                )
             }
             Self::CommandLine => write!(f, "the command line (-append) is not UTF-8"),
         }

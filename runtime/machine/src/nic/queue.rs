@@ -47,10 +47,7 @@ unsafe impl Send for Queue {}
 
 impl Queue {
     /// Sets the queue up. Called once for each index.
-    pub fn new<T: Transport>(
-        transport: &mut T,
-        index: u16,
-    ) -> Result<Self, virtio_drivers::Error> {
+    pub fn new<T: Transport>(transport: &mut T, index: u16) -> Result<Self, virtio_drivers::Error> {
         let ring = VirtQueue::new(transport, index, false, false)?;
         let buffers = match index {
             RECEIVE => addr_of_mut!(RECEIVE_BUFFERS),
