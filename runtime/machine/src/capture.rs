@@ -134,7 +134,9 @@ fn check(
     }
     let first = PORTABLE_BASE + PAGE_SIZE as u64;
     let holds = |addr: u64, len: u64| {
-        addr >= first && addr.checked_add(len).is_some_and(|end| end <= header.end) && addr % 8 == 0
+        addr >= first
+            && addr.checked_add(len).is_some_and(|end| end <= header.end)
+            && addr.is_multiple_of(8)
     };
     if header.end > portable_end
         || !header.end.is_multiple_of(PAGE_SIZE as u64)

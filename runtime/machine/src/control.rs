@@ -68,10 +68,10 @@ pub fn poll() {
                 control.garbage = false;
                 control.begin(request);
             }
+            Some(Err(_)) if control.garbage => {}
             Some(Err(error)) => {
-                if !core::mem::replace(&mut control.garbage, true) {
-                    log::warn!("control port: {error}; ignored up to the next frame");
-                }
+                control.garbage = true;
+                log::warn!("control port: {error}; ignored up to the next frame");
             }
         }
     }
