@@ -1,7 +1,6 @@
 //! A frame's way in.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 use smoltcp::wire::{
@@ -12,7 +11,7 @@ use smoltcp::wire::{
 use super::{Mode, Stack, no_sockets};
 use crate::device::{Flow, Output, Port, Tuple, bare_ack, old_byte};
 use crate::drain::Answer;
-use crate::link::{ARP_FRAME_LEN, ETHERNET_HEADER_LEN, Link, MAX_FRAME_LEN, MTU, Nic};
+use crate::link::Nic;
 use crate::table::connection::{Connection, Ended, Owner};
 use crate::table::established::ConnId;
 
@@ -21,79 +20,24 @@ const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// SYNs kept in a drain.
 const MAX_HELD_SYNS: usize = 256;
 
-/// The answer to one frame, kept until the frame's place in the ring is free.
-#[derive(Debug)]
-pub(super) struct Reply {
-    frame: Box<[u8]>,
-    /// Bytes of the whole frame; 0 is none.
-    len: usize,
-    to: EthernetAddress,
-    /// The packet carries a RST.
-    refusal: bool,
-}
-
-impl Reply {
-    pub fn new() -> Self {
-        Self {
-            frame: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
-            len: 0,
-            to: EthernetAddress([0; 6]),
-            refusal: false,
-        }
-    }
-}
-
-impl Output for Reply {
-    fn ready(&mut self) -> bool {
-        true
-    }
-
-    fn send<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let len = len.min(MTU);
-        let packet = &mut self.frame[ETHERNET_HEADER_LEN..ETHERNET_HEADER_LEN + len];
-        let result = fill(packet);
-        self.len = ETHERNET_HEADER_LEN + len;
-        self.refusal = refuses(packet);
-        result
-    }
-}
-
-/// RST, or ICMP destination unreachable.
-fn refuses(packet: &[u8]) -> bool {
-    let Ok(ip) = Ipv4Packet::new_checked(packet) else { return false };
-    match ip.next_header() {
-        IpProtocol::Tcp => TcpPacket::new_checked(ip.payload()).is_ok_and(|tcp| tcp.rst()),
-        IpProtocol::Icmp => ip.payload().first() == Some(&3),
-        _ => false,
-    }
-}
-
 impl Stack {
     /// Takes up to `budget` frames; how many there were.
     pub(super) fn receive(&mut self, nic: &mut impl Nic, budget: u32) -> u32 {
         for taken in 0..budget {
-            self.reply.len = 0;
+            self.reply.clear();
             if nic.receive(|frame| self.frame(frame)).is_none() {
                 return taken;
             }
-            self.send_reply(nic);
+            self.reply.transmit(nic, self.running());
         }
         budget
     }
 
     /// Takes one frame that does not come from the card.
     pub(super) fn replay(&mut self, nic: &mut impl Nic, frame: &[u8]) {
-        self.reply.len = 0;
+        self.reply.clear();
         self.frame(frame);
-        self.send_reply(nic);
-    }
-
-    fn send_reply(&mut self, nic: &mut impl Nic) {
-        let reply = &self.reply;
-        if reply.len > 0 && (!reply.refusal || self.running()) {
-            let frame = &reply.frame[..reply.len];
-            nic.transmit(frame.len(), |buf| buf.copy_from_slice(frame));
-        }
+        self.reply.transmit(nic, self.running());
     }
 
     fn frame(&mut self, bytes: &[u8]) {
@@ -105,17 +49,13 @@ impl Stack {
         match frame.ethertype() {
             EthernetProtocol::Arp => {
                 if let Some(repr) = self.link.arp_input(frame.payload(), self.now) {
-                    Link::arp_frame(&mut self.reply.frame, frame.src_addr(), &repr);
-                    self.reply.len = ARP_FRAME_LEN;
-                    self.reply.refusal = false;
+                    self.reply.arp(frame.src_addr(), &repr);
                 }
             }
             EthernetProtocol::Ipv4 if !dst.is_broadcast() => {
                 self.reply.to = frame.src_addr();
                 self.packet(bytes, frame.payload(), frame.src_addr());
-                if self.reply.len > 0 {
-                    self.link.header(&mut self.reply.frame, self.reply.to);
-                }
+                self.reply.address(&self.link);
             }
             _ => {}
         }

@@ -8,22 +8,25 @@
 //!   same host or [`Stack::resume`] on another.
 
 mod egress;
+mod errors;
 mod ingress;
 mod listing;
 mod moving;
+mod reply;
 mod sockets;
 
+pub use errors::{ConnectError, ListenError, StreamError};
 pub use moving::Resumed;
-pub use sockets::{ConnectError, ListenError, StreamError};
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec;
 use alloc::vec::Vec;
 use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
-use crate::device::{Port, Window, capabilities};
+use crate::device::{Output, Port, Window};
 use crate::drain::Run;
 use crate::hash::Key;
 use crate::link::{Link, Nic};
@@ -32,7 +35,7 @@ use crate::table::connection::Buffers;
 use crate::table::established::{ConnId, Established};
 use crate::table::time_wait::TimeWaits;
 use crate::table::timers::Timers;
-use ingress::Reply;
+use reply::Reply;
 
 /// Frames taken from the card in one [`Stack::poll`].
 const RECEIVE_BUDGET: u32 = 128;
@@ -240,15 +243,26 @@ impl Stack {
 fn interface(cidr: Ipv4Cidr, seed: u64, now: Instant) -> Interface {
     let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
-    let mut nowhere =
-        Port { packet: None, out: &mut Reply::new(), flow: None, window: Window::Open };
-    debug_assert_eq!(capabilities().max_transmission_unit, crate::link::MTU);
+    let mut nowhere = Port { packet: None, out: &mut Nowhere, flow: None, window: Window::Open };
     let mut iface = Interface::new(config, &mut nowhere, now);
     iface.update_ip_addrs(|addrs| {
         // The list has room for one address at least.
         let _ = addrs.push(IpCidr::Ipv4(cidr));
     });
     iface
+}
+
+/// The device an interface is made with; it only asks what the device can do.
+struct Nowhere;
+
+impl Output for Nowhere {
+    fn ready(&mut self) -> bool {
+        false
+    }
+
+    fn send<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        fill(&mut vec![0; len])
+    }
 }
 
 /// A set without sockets, for packets that concern no connection.

@@ -3,13 +3,12 @@
 //! Nothing here sends: what a call leaves in a queue goes out with the next [`Stack::poll`].
 
 use alloc::boxed::Box;
-use core::fmt;
 use core::task::{Context, Poll};
 use smoltcp::socket::tcp::{RecvError, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpEndpoint, Ipv4Address};
 
-use super::Stack;
+use super::{ConnectError, ListenError, Stack, StreamError};
 use crate::device::{Flow, Tuple};
 use crate::table::connection::{Connection, Ended, Owner};
 use crate::table::established::ConnId;
@@ -18,93 +17,6 @@ use crate::table::established::ConnId;
 const EPHEMERAL: u16 = 49152;
 /// An orphan in FIN-WAIT-2 ends after this.
 const FIN_WAIT_2_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Why a port cannot be bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenError {
-    /// Another listener has it.
-    InUse {
-        /// The port.
-        port: u16,
-    },
-    /// Port 0 names no port.
-    PortZero,
-}
-
-/// Why a connection could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectError {
-    /// The address or port names no host.
-    Unaddressable {
-        /// Where to.
-        remote: (Ipv4Address, u16),
-    },
-    /// All local ports are in use towards this peer.
-    NoPort,
-    /// No memory for its buffers.
-    NoMemory,
-    /// The peer refused it.
-    Refused,
-    /// The peer did not answer.
-    TimedOut,
-}
-
-/// Why a stream cannot be read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamError {
-    /// The peer reset the connection.
-    Reset,
-    /// The peer answered nothing for too long.
-    TimedOut,
-    /// The service has closed this direction, or the whole connection.
-    Closed,
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InUse { port } => write!(f, "port {port} has a listener already"),
-            Self::PortZero => write!(f, "a listener needs a port other than 0"),
-        }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unaddressable { remote: (addr, port) } => {
-                write!(f, "{addr}:{port} is not the address of a host")
-            }
-            Self::NoPort => write!(f, "no local port is free towards this peer"),
-            Self::NoMemory => write!(f, "no memory for the connection's buffers"),
-            Self::Refused => write!(f, "the peer refused the connection"),
-            Self::TimedOut => write!(f, "the peer did not answer"),
-        }
-    }
-}
-
-impl fmt::Display for StreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reset => write!(f, "the peer reset the connection"),
-            Self::TimedOut => write!(f, "the peer did not answer for too long"),
-            Self::Closed => write!(f, "the connection is closed"),
-        }
-    }
-}
-
-impl core::error::Error for ListenError {}
-impl core::error::Error for ConnectError {}
-impl core::error::Error for StreamError {}
-
-impl From<Ended> for StreamError {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Reset => Self::Reset,
-            Ended::TimedOut => Self::TimedOut,
-        }
-    }
-}
 
 impl Stack {
     /// Binds `port`. At most `backlog` connections wait to be accepted; a SYN beyond it is dropped
