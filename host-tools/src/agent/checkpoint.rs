@@ -61,18 +61,14 @@ async fn capture(
         return Err(ApiError::failed("the guest answered freeze with something else"));
     };
     instance.set_state(InstanceState::Frozen);
-    let meta = Meta {
-        spec: instance.spec.clone(),
-        connections: drained.connections,
-        made_us: now_us(),
-    };
+    let meta =
+        Meta { spec: instance.spec.clone(), connections: drained.connections, made_us: now_us() };
     let (held, epoch) = (Arc::clone(instance), instance.epoch());
     let made = tokio::task::spawn_blocking(move || {
         let pages = held.pages(dirty, true)?;
         write::snapshot(&meta, epoch, &held.ram, &pages)
     });
-    let (bytes, pages) =
-        made.await.map_err(ApiError::failed)?.map_err(ApiError::failed)?;
+    let (bytes, pages) = made.await.map_err(ApiError::failed)?.map_err(ApiError::failed)?;
     let mut frozen_us = 0;
     if leave_running {
         thaw(instance).await?;
@@ -97,7 +93,8 @@ pub async fn thaw(instance: &Instance) -> Result<(), ApiError> {
     match instance.guest.order(Order::Thaw, ORDER_LIMIT).await {
         Ok(_) => {}
         Err(super::control::OrderError::Refused {
-            refusal: Refusal::State(State::Running), ..
+            refusal: Refusal::State(State::Running),
+            ..
         }) => {}
         Err(error) => return Err(ApiError::failed(error)),
     }

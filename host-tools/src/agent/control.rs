@@ -158,9 +158,7 @@ impl Outstanding {
     /// The guest refused or ended.
     pub async fn answer(self) -> Result<Answer, OrderError> {
         match self.answer.await {
-            Ok(Answer::Refused(refusal)) => {
-                Err(OrderError::Refused { order: self.order, refusal })
-            }
+            Ok(Answer::Refused(refusal)) => Err(OrderError::Refused { order: self.order, refusal }),
             Ok(answer) => Ok(answer),
             Err(_) => Err(OrderError::Gone { order: self.order }),
         }

@@ -73,9 +73,8 @@ impl Host {
         let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
         let run_dir = config.state_dir.join("run");
         for directory in [&run_dir, &config.ram_dir] {
-            std::fs::create_dir_all(directory).map_err(|error| {
-                ApiError::failed(format!("{}: {error}", directory.display()))
-            })?;
+            std::fs::create_dir_all(directory)
+                .map_err(|error| ApiError::failed(format!("{}: {error}", directory.display())))?;
         }
         Ok(Self {
             config,

@@ -63,10 +63,7 @@ async fn show(State(host): Shared, Path(name): Path<String>) -> Result<Json<Inst
     Ok(Json(host.instance(&name)?.view()))
 }
 
-async fn start(
-    State(host): Shared,
-    Json(request): Json<StartRequest>,
-) -> Result<Json<Instance>> {
+async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result<Json<Instance>> {
     let instance = match request.snapshot {
         Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
         None => {
@@ -80,10 +77,9 @@ async fn start(
 
 async fn stop(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
     let instance = host.instance(&name)?;
-    let _busy = instance
-        .busy
-        .try_lock()
-        .map_err(|_| ApiError::conflict(format!("a move or checkpoint of `{name}` is under way")))?;
+    let _busy = instance.busy.try_lock().map_err(|_| {
+        ApiError::conflict(format!("a move or checkpoint of `{name}` is under way"))
+    })?;
     if instance.state() == InstanceState::Running {
         // A service that does not end by itself is ended.
         let _ = instance.guest.order(Order::Shutdown, SHUTDOWN_LIMIT).await;
@@ -236,7 +232,9 @@ async fn resume(
         Err(error) => {
             let tail = instance.console.tail();
             host.end(&instance).await?;
-            Err(ApiError::failed(format!("{error}; the instance was removed; its console said:\n{tail}")))
+            Err(ApiError::failed(format!(
+                "{error}; the instance was removed; its console said:\n{tail}"
+            )))
         }
     }
 }
@@ -260,7 +258,9 @@ async fn forget_snapshot(State(host): Shared, Path(digest): Path<String>) -> Res
 
 /// A digest in a path.
 pub(crate) fn parse(digest: &str) -> Result<Digest32> {
-    digest.parse().map_err(|error: crate::api::spec::DigestError| ApiError::invalid(error.to_string()))
+    digest
+        .parse()
+        .map_err(|error: crate::api::spec::DigestError| ApiError::invalid(error.to_string()))
 }
 
 async fn transfer(State(host): Shared, mut request: Request) -> Response {

@@ -75,9 +75,8 @@ impl Instance {
         let spec = launch.spec;
         let stem = format!("{}-{}", spec.name, launch.number);
         let tap = format!("{TAP_PREFIX}{:.6}-{:x}", spec.id, launch.number & 0xffff);
-        let console = Console::create(launch.run_dir, &stem, launch.first).map_err(|error| {
-            ApiError::failed(format!("{}: {error}", launch.run_dir.display()))
-        })?;
+        let console = Console::create(launch.run_dir, &stem, launch.first)
+            .map_err(|error| ApiError::failed(format!("{}: {error}", launch.run_dir.display())))?;
         let port = network.plug(&tap, &spec.mac, !launch.standby).map_err(ApiError::failed)?;
         let line = command_line(&launch, &stem, port.tap());
         let started = Self::boot(&launch, &line, Arc::new(console), port).await;
@@ -185,6 +184,20 @@ impl Instance {
         self.standing().epoch = epoch;
     }
 
+    /// Why QEMU has ended, if it has. The guest's port closes a moment before its process is gone.
+    pub async fn ended(&self) -> Option<String> {
+        let mut death = self.vm.death();
+        if !self.guest.said().borrow().gone && death.borrow().is_none() {
+            return None;
+        }
+        let end = death.wait_for(Option::is_some);
+        let reason = match tokio::time::timeout(ORDER_LIMIT, end).await {
+            Ok(Ok(end)) => end.as_ref().map(|end| end.reason.clone()),
+            _ => None,
+        };
+        Some(reason.unwrap_or_else(|| "its control port is closed".into()))
+    }
+
     fn fail(&self, reason: String) {
         let mut standing = self.standing();
         standing.state = InstanceState::Failed;
@@ -259,8 +272,8 @@ impl Instance {
     /// # Errors
     /// Something could not be removed; QEMU is gone nevertheless unless the message says otherwise.
     pub async fn end(&self) -> Result<(), ApiError> {
-        let gone = self.vm.end().await;
         self.fail("ended".into());
+        let gone = self.vm.end().await;
         self.console.remove();
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unplugged = port.map_or(Ok(()), Port::unplug);
@@ -281,7 +294,8 @@ fn command_line(launch: &Launch<'_>, stem: &str, tap: Option<String>) -> Command
         epoch: launch.epoch,
         service: &spec.args,
     };
-    let socket = |kind: &str| launch.run_dir.join(format!("{:.8}-{}.{kind}", spec.id, launch.number));
+    let socket =
+        |kind: &str| launch.run_dir.join(format!("{:.8}-{}.{kind}", spec.id, launch.number));
     CommandLine {
         machine: spec.machine,
         accel: launch.accel,
@@ -316,7 +330,11 @@ async fn wait_for_boot(guest: &Guest, console: &Console) -> Result<Hello, ApiErr
         Err(_) => format!("the guest did not boot within {} s", BOOT_LIMIT.as_secs()),
     };
     let tail = console.tail();
-    let console = if tail.is_empty() { "its console is empty".into() } else { format!("its console says:\n{tail}") };
+    let console = if tail.is_empty() {
+        "its console is empty".into()
+    } else {
+        format!("its console says:\n{tail}")
+    };
     Err(ApiError::failed(format!("{what}; {console}")))
 }
 
@@ -358,7 +376,9 @@ async fn watch_end(instance: std::sync::Weak<Instance>) {
             end.ok().and_then(|end| end.exited).map(|code| format!("the service ended with code {code}"))
         }
     };
-    if let Some(instance) = instance.upgrade() {
+    if let Some(instance) = instance.upgrade()
+        && instance.state() != InstanceState::Failed
+    {
         instance.fail(reason.unwrap_or_else(|| "QEMU ended".into()));
         // It may have been unplugged already.
         let _ = instance.set_port_open(false);

@@ -94,9 +94,8 @@ async fn report_forever(host: Arc<Host>, client: Client) {
     loop {
         interval.tick().await;
         let report = host.report();
-        let told: Result<(), ApiError> = client
-            .json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5))
-            .await;
+        let told: Result<(), ApiError> =
+            client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
         match told {
             Ok(()) => {
                 if !reached {

@@ -88,8 +88,7 @@ impl Client {
     ) -> Result<Response<Incoming>, ApiError> {
         let mut sender = self.connect().await?;
         let request = self.request(method, path, body)?;
-        let answer =
-            sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
         check(answer).await
     }
 

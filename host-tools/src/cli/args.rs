@@ -322,7 +322,8 @@ mod tests {
 
     #[test]
     fn service_arguments_follow_the_dashes() {
-        let line = "host-tools run img --name n --on a --memory 1G --machine microvm -- -v --name x";
+        let line =
+            "host-tools run img --name n --on a --memory 1G --machine microvm -- -v --name x";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
         let Command::Run(run) = cli.command else { panic!() };
         assert_eq!((run.memory, run.machine), (Some(1024), Machine::Microvm));

@@ -13,7 +13,9 @@ use super::args::{CheckpointArgs, ImageCommand, RestoreArgs};
 use super::output::{Progress, Table, age, print, print_json};
 use super::services::{LONG, SHORT};
 use crate::agent::checkpoint::MAX_SNAPSHOT;
-use crate::api::{ApiError, Checkpoint, CheckpointRequest, Client, Image, Resumed, Service, now_us};
+use crate::api::{
+    ApiError, Checkpoint, CheckpointRequest, Client, Image, Resumed, Service, now_us,
+};
 use crate::repository::ImageName;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::write_atomically;
@@ -50,7 +52,8 @@ async fn upload<T: DeserializeOwned>(
 /// # Errors
 /// The file's name is no name.
 pub fn file_name(path: &Path) -> Result<String, ApiError> {
-    let stem = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem =
+        path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name: ImageName = stem
         .parse()
         .map_err(|error: crate::api::spec::NameError| ApiError::invalid(error.to_string()))?;

@@ -83,11 +83,8 @@ async fn carry_out(cli: Cli) -> Done {
 fn find_manager(given: Option<Address>) -> Result<Client, ApiError> {
     let lab = || crate::lab::manager_socket().map(Address::Unix);
     let address = given.or_else(lab).ok_or_else(|| {
-        ApiError::new(
-            Problem::Unreachable,
-            "no manager is known: no lab is up, and none was given",
-        )
-        .hint("use --manager URL or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
+        ApiError::new(Problem::Unreachable, "no manager is known: no lab is up, and none was given")
+            .hint("use --manager URL or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
     })?;
     Ok(Client::new(address, "the manager"))
 }

@@ -8,9 +8,7 @@ use hyper::Method;
 use super::Done;
 use super::args::{EXIT_KEPT, MigrateArgs, MigrationCommand};
 use super::output::{Progress, Table, print, print_json, print_json_line};
-use crate::api::{
-    ApiError, Client, MigrateRequest, Migration, MoveEvent, MoveSummary, Problem,
-};
+use crate::api::{ApiError, Client, MigrateRequest, Migration, MoveEvent, MoveSummary, Problem};
 use crate::migration::{Outcome, PhaseRecord};
 use crate::snapshot::file::write_atomically;
 use crate::timeline::{self, draw::bytes, draw::time};
@@ -80,7 +78,12 @@ pub fn phase_line(record: &PhaseRecord) -> String {
     } else {
         String::new()
     };
-    let line = format!("{:9} {:>10}  {moved:24}  {}", record.phase, time(record.elapsed_us()), record.note);
+    let line = format!(
+        "{:9} {:>10}  {moved:24}  {}",
+        record.phase,
+        time(record.elapsed_us()),
+        record.note
+    );
     format!("{}\n", line.trim_end())
 }
 
@@ -154,7 +157,8 @@ pub async fn migration(manager: &Client, command: MigrationCommand, json: bool) 
                 print_json(&all)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let headings = ["ID", "SERVICE", "FROM", "TO", "RESULT", "TOTAL", "FREEZE-RESUME", "BYTES"];
+            let headings =
+                ["ID", "SERVICE", "FROM", "TO", "RESULT", "TOTAL", "FREEZE-RESUME", "BYTES"];
             let mut table = Table::new(&headings);
             for migration in all {
                 let result = result_name(&migration);

@@ -50,8 +50,7 @@ pub async fn run(manager: &Client, args: RunArgs, json: bool) -> Done {
         args: args.args,
     };
     progress.show("booting");
-    let service: Service =
-        manager.json(Method::POST, "/v1/services", &request, LONG).await?;
+    let service: Service = manager.json(Method::POST, "/v1/services", &request, LONG).await?;
     progress.clear();
     if json {
         print_json(&service)?;
@@ -84,7 +83,8 @@ pub async fn ps(manager: &Client, json: bool) -> Done {
         print_json(&services)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(&["NAME", "STATE", "NODE", "ADDRESS", "IMAGE", "MEMORY", "EPOCH", "AGE"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "NODE", "ADDRESS", "IMAGE", "MEMORY", "EPOCH", "AGE"]);
     for Service { spec, node, epoch, state, created_us, .. } in services {
         table.row([
             spec.name,

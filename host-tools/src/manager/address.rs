@@ -79,7 +79,13 @@ mod tests {
         assert_eq!((pool.prefix, pool.gateway), (24, None));
         let routed: Pool = "10.77.0.50-10.77.0.52/24,10.77.0.1".parse().unwrap();
         assert_eq!(routed.gateway, Some(Ipv4Addr::new(10, 77, 0, 1)));
-        for bad in ["", "10.0.0.1/24", "10.0.0.9-10.0.0.1/24", "10.0.0.1-10.0.1.9/24", "10.0.0.1-10.0.0.9/33"] {
+        for bad in [
+            "",
+            "10.0.0.1/24",
+            "10.0.0.9-10.0.0.1/24",
+            "10.0.0.1-10.0.1.9/24",
+            "10.0.0.1-10.0.0.9/33",
+        ] {
             assert!(bad.parse::<Pool>().is_err(), "{bad}");
         }
     }

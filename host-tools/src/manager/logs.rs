@@ -39,7 +39,9 @@ pub async fn stream(
             // of its source, so the record already tells which.
             let next = loop {
                 match manager.store.get(&name).await {
-                    Ok(Some(record)) if record.spec.id == id && record.epoch > epoch => break record,
+                    Ok(Some(record)) if record.spec.id == id && record.epoch > epoch => {
+                        break record;
+                    }
                     Ok(Some(record)) if record.spec.id == id && record.migration.is_some() => {}
                     _ => return,
                 }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use super::state::{MIGRATION_DOCUMENT, Manager, number};
 use crate::api::client::Lines;
 use crate::api::{
-    ApiError, CommitAnswer, CommitRequest, Migration, MoveEvent, MoveRequest, now_us,
+    ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, Migration, MoveEvent,
+    MoveRequest, now_us,
 };
 use crate::migration::{Outcome, Phase};
 use crate::store::{Ownership, Record, Renewal, StoreError};
@@ -104,7 +105,8 @@ impl Moves {
     /// There is no such move, or it ended under another manager process.
     pub fn follow(&self, id: &str) -> Result<mpsc::UnboundedReceiver<MoveEvent>, ApiError> {
         let mut all = self.lock();
-        let tracked = number(id).and_then(|number| all.get_mut(&number)).ok_or_else(|| unknown(id))?;
+        let tracked =
+            number(id).and_then(|number| all.get_mut(&number)).ok_or_else(|| unknown(id))?;
         let (sender, receiver) = mpsc::unbounded_channel();
         for event in &tracked.events {
             let _ = sender.send(event.clone());
@@ -133,7 +135,8 @@ impl Moves {
 }
 
 fn unknown(id: &str) -> ApiError {
-    ApiError::not_found(format!("there is no move `{id}`")).hint("`host-tools migration ls` lists them")
+    ApiError::not_found(format!("there is no move `{id}`"))
+        .hint("`host-tools migration ls` lists them")
 }
 
 impl Manager {
@@ -149,7 +152,15 @@ impl Manager {
         }
         let agent = self.nodes.client(&source)?;
         self.nodes.client(to)?;
-        let destination = self.nodes.last_report(to).map(|report| report.address).unwrap_or_default();
+        let instance: Instance = agent.get(&format!("/v1/instances/{name}")).await?;
+        if instance.state != InstanceState::Running {
+            let why = instance.reason.unwrap_or_else(|| "it is frozen".into());
+            return Err(ApiError::conflict(format!(
+                "`{name}` does not run on node {source}: {why}"
+            )));
+        }
+        let destination =
+            self.nodes.last_report(to).map(|report| report.address).unwrap_or_default();
         let (number, migration) = self.moves.begin(&record, &source, to);
         let id = migration.id;
         let begin = Renewal::BeginMove { migration: id.clone() };
@@ -167,7 +178,9 @@ impl Manager {
         match agent.lines(Method::POST, &path, &request).await {
             Ok(lines) => {
                 let (this, name) = (Arc::clone(self), name.to_owned());
-                tokio::spawn(async move { this.follow_agent(number, name, record.epoch, lines).await });
+                tokio::spawn(
+                    async move { this.follow_agent(number, name, record.epoch, lines).await },
+                );
                 Ok(id)
             }
             Err(error) => {
@@ -202,7 +215,8 @@ impl Manager {
                 reason: "the source's agent ended during the move".into(),
             },
         };
-        self.end_move(number, &name, epoch, MoveEvent::Ended { result, summary: Box::default() }).await;
+        self.end_move(number, &name, epoch, MoveEvent::Ended { result, summary: Box::default() })
+            .await;
     }
 
     async fn end_move(&self, number: u32, name: &str, epoch: u64, event: MoveEvent) {
@@ -224,7 +238,8 @@ impl Manager {
         }
         let Some(migration) = self.moves.add(number, &event) else { return };
         if let Ok(json) = serde_json::to_vec(&migration)
-            && let Err(error) = self.store.put_document(MIGRATION_DOCUMENT, &migration.id, json).await
+            && let Err(error) =
+                self.store.put_document(MIGRATION_DOCUMENT, &migration.id, json).await
         {
             eprintln!("move m{number} is not kept: {error}");
         }
@@ -268,7 +283,11 @@ impl Manager {
     ///
     /// # Errors
     /// There is no such move. Everything else is an answer.
-    pub async fn take_back(&self, id: &str, request: CommitRequest) -> Result<CommitAnswer, ApiError> {
+    pub async fn take_back(
+        &self,
+        id: &str,
+        request: CommitRequest,
+    ) -> Result<CommitAnswer, ApiError> {
         let (migration, _) = self.moves.get(id)?;
         let owner = Ownership::Node { name: migration.source };
         answer(self.store.advance(&migration.service, request.epoch, Some(id), owner).await)

@@ -50,9 +50,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(Option<std::net::SocketAddr>),
 ) -> Result<(), ApiError> {
-    std::fs::create_dir_all(&config.state_dir).map_err(|error| {
-        ApiError::failed(format!("{}: {error}", config.state_dir.display()))
-    })?;
+    std::fs::create_dir_all(&config.state_dir)
+        .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
     let store = EmbeddedStore::open(&config.state_dir.join("store.redb"))?;
     let manager = Manager::open(Box::new(store), &config.state_dir, config.pool).await?;
     let router = http::router(Arc::new(manager));

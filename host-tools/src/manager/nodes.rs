@@ -34,9 +34,10 @@ impl Nodes {
     /// # Errors
     /// Its address is none.
     pub fn report(&self, report: NodeReport) -> Result<(), ApiError> {
-        let address: Address = report.address.parse().map_err(|error: crate::wire::AddressError| {
-            ApiError::invalid(error.to_string())
-        })?;
+        let address: Address = report
+            .address
+            .parse()
+            .map_err(|error: crate::wire::AddressError| ApiError::invalid(error.to_string()))?;
         let mut known = self.lock();
         let client = match known.get(&report.name) {
             Some(known) if *known.client.address() == address => Arc::clone(&known.client),

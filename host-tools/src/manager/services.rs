@@ -68,13 +68,15 @@ impl Manager {
         };
         let record = self.store.claim(record).await?;
         self.forget_failure(&record.spec.name);
-        let start =
-            StartRequest { spec: record.spec.clone(), epoch: record.epoch, snapshot: None };
+        let start = StartRequest { spec: record.spec.clone(), epoch: record.epoch, snapshot: None };
         match agent.json::<Instance>(Method::POST, "/v1/instances", &start, START_LIMIT).await {
             Ok(instance) => Ok(view(record, Ok(instance))),
             Err(error) => {
                 self.give_up_start(&agent, &record).await;
-                Err(ApiError { message: format!("{}; nothing was started", error.message), ..error })
+                Err(ApiError {
+                    message: format!("{}; nothing was started", error.message),
+                    ..error
+                })
             }
         }
     }
@@ -164,9 +166,7 @@ impl Manager {
                     let path = format!("/v1/instances/{}", record.spec.name);
                     agent.json::<Instance>(Method::GET, &path, &(), LIST_LIMIT).await
                 }
-                Err(error) => {
-                    Err(ApiError::new(Problem::Unreachable, error.message))
-                }
+                Err(error) => Err(ApiError::new(Problem::Unreachable, error.message)),
             },
         };
         let name = record.spec.name.clone();

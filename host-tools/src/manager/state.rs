@@ -44,10 +44,8 @@ impl Manager {
         pool: Pool,
     ) -> Result<Self, ApiError> {
         let documents = store.documents(MIGRATION_DOCUMENT).await?;
-        let finished: Vec<Migration> = documents
-            .iter()
-            .filter_map(|json| serde_json::from_slice(json).ok())
-            .collect();
+        let finished: Vec<Migration> =
+            documents.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
         let last = finished.iter().filter_map(|migration| number(&migration.id)).max();
         Ok(Self {
             store,

@@ -11,7 +11,7 @@ use crate::api::{
     StartRequest,
 };
 use crate::snapshot::Snapshot;
-use crate::store::{Ownership, Record};
+use crate::store::{Ownership, Record, StoreError};
 
 impl Manager {
     /// Makes a snapshot of a service and keeps it. The service ends unless it is left running.
@@ -30,8 +30,7 @@ impl Manager {
         }
         let agent = self.nodes.client(node)?;
         let path = format!("/v1/instances/{name}/checkpoint");
-        let made: Checkpoint =
-            agent.json(Method::POST, &path, &request, START_LIMIT).await?;
+        let made: Checkpoint = agent.json(Method::POST, &path, &request, START_LIMIT).await?;
         let kept = self.keep_snapshot(&agent, &made.snapshot).await;
         let forget = format!("/v1/snapshots/{}", made.snapshot);
         if request.leave_running {
@@ -42,10 +41,7 @@ impl Manager {
         let suspended = match kept {
             Ok(()) => {
                 let owner = Ownership::Snapshot { digest: made.snapshot };
-                self.store
-                    .advance(name, record.epoch, None, owner)
-                    .await
-                    .map_err(ApiError::from)
+                self.store.advance(name, record.epoch, None, owner).await.map_err(ApiError::from)
             }
             Err(error) => Err(error),
         };
@@ -104,12 +100,10 @@ impl Manager {
         }
         let agent = self.nodes.client(node)?;
         let digest = self.workspace.put(file)?;
-        let record = self.claim_restored(spec, snapshot.header.epoch, snapshot.meta.made_us, node).await?;
-        let start = StartRequest {
-            spec: record.spec.clone(),
-            epoch: record.epoch,
-            snapshot: Some(digest),
-        };
+        let record =
+            self.claim_restored(spec, snapshot.header.epoch, snapshot.meta.made_us, node).await?;
+        let start =
+            StartRequest { spec: record.spec.clone(), epoch: record.epoch, snapshot: Some(digest) };
         let path = format!("/v1/instances/{}/resume", record.spec.name);
         let resumed = async {
             agent.json::<Instance>(Method::POST, "/v1/instances", &start, START_LIMIT).await?;
@@ -126,7 +120,10 @@ impl Manager {
             Err(error) => {
                 self.give_up_start(&agent, &record).await;
                 Err(ApiError {
-                    message: format!("{}; nothing was restored, the snapshot is unharmed", error.message),
+                    message: format!(
+                        "{}; nothing was restored, the snapshot is unharmed",
+                        error.message
+                    ),
                     ..error
                 })
             }
@@ -143,19 +140,33 @@ impl Manager {
         node: &str,
     ) -> Result<Record, ApiError> {
         let owner = Ownership::Node { name: node.to_owned() };
-        let suspended = self.store.list().await?.into_iter().find(|other| {
-            other.spec.id == spec.id && other.owner.node().is_none()
-        });
+        let suspended = self
+            .store
+            .list()
+            .await?
+            .into_iter()
+            .find(|other| other.spec.id == spec.id && other.owner.node().is_none());
         if let Some(suspended) = suspended {
             self.store.release(&suspended.spec.name, suspended.epoch).await?;
         }
         let record =
             Record { spec, owner, epoch: snapshot_epoch + 1, migration: None, created_us: made_us };
-        let name = record.spec.name.clone();
         self.store.claim(record).await.map_err(|error| {
+            let owner = match &error {
+                StoreError::NameTaken { name } => Some(name.clone()),
+                StoreError::AddressTaken { owner, .. } => Some(owner.clone()),
+                _ => None,
+            };
             let error = ApiError::from(error);
-            ApiError { message: format!("{}; it was not touched", error.message), ..error }
-                .hint(format!("end it first with `host-tools stop {name}`, or restore elsewhere"))
+            match owner {
+                Some(owner) => {
+                    let message = format!("{}; it was not touched", error.message);
+                    ApiError { message, ..error }.hint(format!(
+                        "end it with `host-tools stop {owner}` before its place is taken"
+                    ))
+                }
+                None => error,
+            }
         })
     }
 }

@@ -262,7 +262,9 @@ impl Machine {
                 actions.push(Action::Stop);
                 actions
             }
-            (S::Transferring { stopped, .. }, E::Delivered) => self.transferred(true, stopped, now_us),
+            (S::Transferring { stopped, .. }, E::Delivered) => {
+                self.transferred(true, stopped, now_us)
+            }
             (S::Transferring { delivered, .. }, E::Stopped) => {
                 self.transferred(delivered, true, now_us)
             }
@@ -290,12 +292,18 @@ impl Machine {
                 let phase = phase_of(&state).unwrap_or(Phase::Restore);
                 match event {
                     E::DestinationEnded { reason } => self.take_back(phase, epoch, reason, now_us),
-                    E::Failed { reason } | E::DestinationSilent { reason } => {
-                        self.enter(S::Asking { phase, epoch, reason }, now_us, Action::AskDestination)
-                    }
+                    E::Failed { reason } | E::DestinationSilent { reason } => self.enter(
+                        S::Asking { phase, epoch, reason },
+                        now_us,
+                        Action::AskDestination,
+                    ),
                     E::Deadline => {
                         let reason = overdue(phase);
-                        self.enter(S::Asking { phase, epoch, reason }, now_us, Action::AskDestination)
+                        self.enter(
+                            S::Asking { phase, epoch, reason },
+                            now_us,
+                            Action::AskDestination,
+                        )
                     }
                     _ => Vec::new(),
                 }

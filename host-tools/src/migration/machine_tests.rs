@@ -82,10 +82,9 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
         (S::Copying { .. }, E::RoundSent { .. }) => next(S::Mirroring, A::MirrorOn),
         (S::Mirroring, E::MirrorOn) => next(S::Draining, A::Drain),
         (S::Draining, E::Drained) => next(S::Freezing, A::Freeze),
-        (S::Freezing, E::Frozen) => Some((
-            S::Transferring { delivered: false, stopped: false },
-            vec![A::SendLast, A::Stop],
-        )),
+        (S::Freezing, E::Frozen) => {
+            Some((S::Transferring { delivered: false, stopped: false }, vec![A::SendLast, A::Stop]))
+        }
         (S::Transferring { stopped: true, .. }, E::Delivered)
         | (S::Transferring { delivered: true, .. }, E::Stopped) => next(S::Committing, A::Commit),
         (S::Transferring { stopped, .. }, E::Delivered) => {
@@ -111,7 +110,10 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             let phase = phase_of(state).unwrap();
             let reason = match event {
                 E::DestinationEnded { .. } => {
-                    return next(S::TakingBack { phase, epoch: *epoch, reason: reason() }, A::TakeBack);
+                    return next(
+                        S::TakingBack { phase, epoch: *epoch, reason: reason() },
+                        A::TakeBack,
+                    );
                 }
                 E::Deadline => format!("{phase} took longer than 10 s"),
                 E::Failed { .. } | E::DestinationSilent { .. } => reason(),
@@ -254,10 +256,7 @@ fn a_move_without_trouble() {
         actions.extend(machine.step(event, now));
     }
     assert_eq!(machine.outcome(), Some(&Outcome::Moved { epoch: 2 }));
-    assert_eq!(
-        asked.iter().filter(|action| matches!(action, Action::SendRound { .. })).count(),
-        3
-    );
+    assert_eq!(asked.iter().filter(|action| matches!(action, Action::SendRound { .. })).count(), 3);
     let phases: Vec<Phase> = machine.log.done().iter().map(|record| record.phase).collect();
     assert_eq!(phases, crate::migration::TABLE.map(|row| row.phase));
     for pair in machine.log.done().windows(2) {

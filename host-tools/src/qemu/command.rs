@@ -86,11 +86,14 @@ impl CommandLine {
             out.push(name.into());
             out.push(value.into());
         };
-        option("-machine", match self.machine {
-            Machine::Q35 => "q35,memory-backend=ram".into(),
-            // Two IOAPICs make the kernel panic.
-            Machine::Microvm => "microvm,ioapic2=off,memory-backend=ram".into(),
-        });
+        option(
+            "-machine",
+            match self.machine {
+                Machine::Q35 => "q35,memory-backend=ram".into(),
+                // Two IOAPICs make the kernel panic.
+                Machine::Microvm => "microvm,ioapic2=off,memory-backend=ram".into(),
+            },
+        );
         option("-accel", self.accel.to_string());
         option("-cpu", "max".into());
         option("-smp", "1".into());

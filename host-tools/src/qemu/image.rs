@@ -130,8 +130,7 @@ fn notes(mut segment: &[u8]) -> impl Iterator<Item = (&[u8], u32, &[u8])> {
         let kind = u32_at(segment, 8)?;
         let descriptor_at = 12_usize.checked_add(name_len.checked_next_multiple_of(4)?)?;
         let name = segment.get(12..12_usize.checked_add(name_len)?)?;
-        let descriptor =
-            segment.get(descriptor_at..descriptor_at.checked_add(descriptor_len)?)?;
+        let descriptor = segment.get(descriptor_at..descriptor_at.checked_add(descriptor_len)?)?;
         let next = descriptor_at.checked_add(descriptor_len.checked_next_multiple_of(4)?)?;
         segment = segment.get(next..).unwrap_or(&[]);
         Some((name, kind, descriptor))
@@ -162,12 +161,14 @@ pub(crate) mod tests {
         file[32..40].copy_from_slice(&64_u64.to_le_bytes());
         file[54..56].copy_from_slice(&(PROGRAM_HEADER_LEN as u16).to_le_bytes());
         file[56..58].copy_from_slice(&2_u16.to_le_bytes());
-        let mut header = |at: usize, kind: u32, offset: u64, address: u64, len: u64, memory: u64| {
-            file[at..at + 4].copy_from_slice(&kind.to_le_bytes());
-            for (field, value) in [(8, offset), (16, address), (32, len), (40, memory), (48, 4)] {
-                file[at + field..at + field + 8].copy_from_slice(&value.to_le_bytes());
-            }
-        };
+        let mut header =
+            |at: usize, kind: u32, offset: u64, address: u64, len: u64, memory: u64| {
+                file[at..at + 4].copy_from_slice(&kind.to_le_bytes());
+                for (field, value) in [(8, offset), (16, address), (32, len), (40, memory), (48, 4)]
+                {
+                    file[at + field..at + field + 8].copy_from_slice(&value.to_le_bytes());
+                }
+            };
         header(64, PT_LOAD, 0, PORTABLE_BASE, 0, memory_end - PORTABLE_BASE);
         header(120, PT_NOTE, 176, 0, notes.len() as u64, notes.len() as u64);
         file.extend(notes);
@@ -194,10 +195,7 @@ pub(crate) mod tests {
         let id = note(b"GNU\0", 3, &[1; 16]);
         let end = PORTABLE_BASE + 1;
         assert_eq!(ImageInfo::read(b"#!/bin/sh"), Err(ImageError::NotElf));
-        assert_eq!(
-            ImageInfo::read(&elf(&id, end)),
-            Err(ImageError::NoNote { what: "PVH entry" })
-        );
+        assert_eq!(ImageInfo::read(&elf(&id, end)), Err(ImageError::NoNote { what: "PVH entry" }));
         assert_eq!(ImageInfo::read(&elf(&pvh, end)), Err(ImageError::NoNote { what: "build-id" }));
         assert_eq!(
             ImageInfo::read(&elf(&[pvh.clone(), note(b"GNU\0", 3, &[1; 64])].concat(), end)),

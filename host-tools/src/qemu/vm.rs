@@ -32,7 +32,9 @@ pub enum StartError {
     Spawn { program: String, source: io::Error },
     #[error("socket {path}: {source}")]
     Socket { path: PathBuf, source: io::Error },
-    #[error("the path of socket {path} is longer than {MAX_SOCKET_PATH} bytes: use a shorter --state-dir")]
+    #[error(
+        "the path of socket {path} is longer than {MAX_SOCKET_PATH} bytes: use a shorter --state-dir"
+    )]
     SocketPath { path: PathBuf },
     #[error("QEMU ended at once: {messages}")]
     Ended { messages: String },

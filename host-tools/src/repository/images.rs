@@ -59,9 +59,8 @@ impl Images {
         let blobs = Blobs::open(directory)?;
         let index_path = directory.join("names.json");
         let index = match std::fs::read(&index_path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                ApiError::failed(format!("{}: {error}", index_path.display()))
-            })?,
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| ApiError::failed(format!("{}: {error}", index_path.display())))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
                 return Err(ApiError::failed(format!("{}: {error}", index_path.display())));
@@ -101,7 +100,9 @@ impl Images {
         let by_digest = || index.values().find(|image| Some(image.image.digest) == digest);
         by_name.or_else(by_digest).map(|image| image.image.clone()).ok_or_else(|| {
             ApiError::not_found(format!("there is no image `{text}` in the service repository"))
-                .hint("`host-tools image ls` lists them; `host-tools image push FILE NAME` adds one")
+                .hint(
+                    "`host-tools image ls` lists them; `host-tools image push FILE NAME` adds one",
+                )
         })
     }
 
@@ -109,7 +110,10 @@ impl Images {
     #[must_use]
     pub fn find_build(&self, build_id: &Digest32) -> Option<ImageRef> {
         let index = self.lock();
-        index.values().find(|image| image.image.build_id == *build_id).map(|image| image.image.clone())
+        index
+            .values()
+            .find(|image| image.image.build_id == *build_id)
+            .map(|image| image.image.clone())
     }
 
     /// An image's file.

@@ -17,7 +17,9 @@ pub enum SnapshotError {
     Header(#[from] HeaderError),
     #[error("the snapshot is damaged: its content does not match its digest")]
     Digest,
-    #[error("the snapshot claims {meta_len} bytes of metadata and {pages} pages, the file has {file_len} bytes")]
+    #[error(
+        "the snapshot claims {meta_len} bytes of metadata and {pages} pages, the file has {file_len} bytes"
+    )]
     Lengths { meta_len: u32, pages: u32, file_len: u64 },
     #[error("the snapshot's metadata cannot be used: {reason}")]
     Meta { reason: String },

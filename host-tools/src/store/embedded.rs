@@ -56,7 +56,9 @@ fn put(services: &mut Services<'_>, record: &Record) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn all(services: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<Record>, StoreError> {
+fn all(
+    services: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<Record>, StoreError> {
     let entries = services.iter().map_err(failed)?;
     entries
         .map(|entry| {

@@ -40,10 +40,7 @@ fn store() -> (tempfile::TempDir, EmbeddedStore) {
 async fn names_and_addresses_are_claimed_once() {
     let (_dir, store) = store();
     assert_eq!(store.claim(record("p", 50)).await.unwrap().epoch, 1);
-    assert_eq!(
-        store.claim(record("p", 51)).await,
-        Err(StoreError::NameTaken { name: "p".into() })
-    );
+    assert_eq!(store.claim(record("p", 51)).await, Err(StoreError::NameTaken { name: "p".into() }));
     assert_eq!(
         store.claim(record("q", 50)).await,
         Err(StoreError::AddressTaken { ip: [10, 77, 0, 50].into(), owner: "p".into() })
@@ -100,13 +97,10 @@ async fn watchers_see_changes_in_order() {
     store.claim(record("p", 50)).await.unwrap();
     store.advance("p", 1, None, node("b")).await.unwrap();
     store.release("p", 2).await.unwrap();
-    let epochs: Vec<Option<u64>> = [
-        watch.recv().await.unwrap(),
-        watch.recv().await.unwrap(),
-        watch.recv().await.unwrap(),
-    ]
-    .map(|change| change.record.map(|record| record.epoch))
-    .into();
+    let epochs: Vec<Option<u64>> =
+        [watch.recv().await.unwrap(), watch.recv().await.unwrap(), watch.recv().await.unwrap()]
+            .map(|change| change.record.map(|record| record.epoch))
+            .into();
     assert_eq!(epochs, [Some(1), Some(2), None]);
 }
 

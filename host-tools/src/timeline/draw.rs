@@ -153,7 +153,9 @@ fn frozen(
 }
 
 fn table(out: &mut String, top: f64, phases: &[PhaseRecord]) {
-    for (x, head) in [(24.0, "phase"), (130.0, "time"), (230.0, "pages"), (310.0, "bytes"), (410.0, "what")] {
+    for (x, head) in
+        [(24.0, "phase"), (130.0, "time"), (230.0, "pages"), (310.0, "bytes"), (410.0, "what")]
+    {
         text(out, x, top + 14.0, "s", head);
     }
     for (index, record) in phases.iter().enumerate() {
@@ -171,7 +173,8 @@ fn table(out: &mut String, top: f64, phases: &[PhaseRecord]) {
             text(out, 310.0, y, "", &bytes(record.bytes));
         }
         let does = record.phase.row().does;
-        let what = if record.note.is_empty() { does.into() } else { format!("{does} ({})", record.note) };
+        let what =
+            if record.note.is_empty() { does.into() } else { format!("{does} ({})", record.note) };
         text(out, 410.0, y, "s", &what);
     }
 }
@@ -221,7 +224,8 @@ fn tick_step(span_us: u64) -> u64 {
 }
 
 fn text(out: &mut String, x: f64, y: f64, class: &str, content: &str) {
-    let _ = write!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{}</text>", escape(content));
+    let _ =
+        write!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{}</text>", escape(content));
 }
 
 fn escape(text: &str) -> String {

@@ -160,15 +160,15 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Stream, String) {
         loop {
             let accepted = match self {
-                Self::Tcp(listener) => TcpListener::accept(listener).await.and_then(|(stream, peer)| {
-                    stream.set_nodelay(true)?;
-                    Ok((Stream::Tcp(stream), peer.to_string()))
-                }),
-                Self::Unix(listener) => {
-                    UnixListener::accept(listener)
-                        .await
-                        .map(|(stream, _)| (Stream::Unix(stream), "unix".into()))
+                Self::Tcp(listener) => {
+                    TcpListener::accept(listener).await.and_then(|(stream, peer)| {
+                        stream.set_nodelay(true)?;
+                        Ok((Stream::Tcp(stream), peer.to_string()))
+                    })
                 }
+                Self::Unix(listener) => UnixListener::accept(listener)
+                    .await
+                    .map(|(stream, _)| (Stream::Unix(stream), "unix".into())),
             };
             match accepted {
                 Ok(accepted) => return accepted,

@@ -1,0 +1,166 @@
+//! What goes over the connection to the destination.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_protocol::control::{Answer, Order};
+
+use super::{Move, Upgraded, failed};
+use crate::agent::host::tunnel_address;
+use crate::agent::http::TRANSFER_PROTOCOL;
+use crate::agent::instance::ORDER_LIMIT;
+use crate::agent::network::End;
+use crate::api::{Client, Migration};
+use crate::migration::Event;
+use crate::transfer::pages::FrameBuilder;
+use crate::transfer::{FromDestination, FromSource, Link, LinkError};
+use crate::wire::Address;
+
+/// How long a failed connection is searched for the other side's reason.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
+/// Longest wait for an answer; the machine's deadline is shorter.
+const HEAR_LIMIT: Duration = Duration::from_secs(600);
+/// Bytes of the log in one message.
+const LOG_CHUNK: usize = 256 << 10;
+
+impl Move {
+    pub(super) fn link(&mut self) -> Result<&mut Link<Upgraded>, Event> {
+        self.link.as_mut().ok_or_else(|| failed("there is no connection to the destination"))
+    }
+
+    /// Sends a message.
+    pub(super) async fn tell(&mut self, message: &FromSource) -> Result<(), Event> {
+        match self.link()?.send(message).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words(error).await),
+        }
+    }
+
+    /// Waits for the destination's answer; the machine's deadline bounds it.
+    pub(super) async fn hear(&mut self) -> Result<FromDestination, Event> {
+        let name = self.request.destination_name.clone();
+        match self.link()?.message(HEAR_LIMIT).await {
+            Ok(FromDestination::Failed { reason }) => {
+                Err(Event::DestinationEnded { reason: format!("node {name}: {reason}") })
+            }
+            Ok(message) => Ok(message),
+            Err(error) => Err(self.silent(error)),
+        }
+    }
+
+    pub(super) fn silent(&self, error: LinkError) -> Event {
+        let name = &self.request.destination_name;
+        Event::DestinationSilent { reason: format!("connection to node {name}: {error}") }
+    }
+
+    /// A connection that broke while something was sent may still hold the reason.
+    pub(super) async fn last_words(&mut self, error: LinkError) -> Event {
+        let name = self.request.destination_name.clone();
+        let Ok(link) = self.link() else { return self.silent(error) };
+        while let Ok(message) = link.message(LAST_WORDS_LIMIT).await {
+            if let FromDestination::Failed { reason } = message {
+                return Event::DestinationEnded { reason: format!("node {name}: {reason}") };
+            }
+        }
+        self.silent(error)
+    }
+
+    pub(super) async fn offer(&mut self) -> Result<Event, Event> {
+        let begun = Instant::now();
+        let address: Address = self.request.destination.parse().map_err(failed)?;
+        let who = format!("node {}", self.request.destination_name);
+        let stream = Client::new(address, who)
+            .upgrade("/v1/transfer", TRANSFER_PROTOCOL)
+            .await
+            .map_err(failed)?;
+        self.link = Some(Link::<Upgraded>::new(stream));
+        self.step("connect", begun);
+        // Also opens the connection on which the commit will be asked for.
+        let path = format!("/v1/migrations/{}", self.request.migration);
+        let _: Migration = self.manager.get(&path).await.map_err(failed)?;
+        let offer = FromSource::Offer {
+            migration: self.request.migration.clone(),
+            tunnel: self.request.tunnel,
+            spec: Box::new(self.instance.spec.clone()),
+            source: self.host.address().to_owned(),
+        };
+        self.tell(&offer).await?;
+        match self.hear().await? {
+            FromDestination::Accepted => Ok(Event::Accepted),
+            other => Err(failed(format!("unexpected answer to the offer: {other:?}"))),
+        }
+    }
+
+    pub(super) async fn prepare(&mut self) -> Result<Event, Event> {
+        self.tell(&FromSource::Prepare).await?;
+        let begun = Instant::now();
+        let peer = tunnel_address(&self.request.destination).map_err(failed)?;
+        let tunnel = self.request.tunnel;
+        let mirror = self.instance.with_port(|port| port.mirror(End::Source, peer, tunnel));
+        self.mirror = Some(mirror.map_err(failed)?);
+        self.step("mirror made", begun);
+        match self.hear().await? {
+            FromDestination::Standby { boot_us } => {
+                self.steps.push(("boot".into(), boot_us));
+                Ok(Event::StandbyReady)
+            }
+            other => Err(failed(format!("unexpected answer to prepare: {other:?}"))),
+        }
+    }
+
+    /// Reads a report of dirty pages.
+    pub(super) fn listed(&mut self, answer: Answer, full: bool) -> Result<Vec<u32>, Event> {
+        let Answer::Pages { dirty, scan_us, .. } = answer else {
+            return Err(failed("the guest answered with something else than pages"));
+        };
+        self.steps.push(("scan in the guest".into(), u64::from(scan_us)));
+        self.instance.pages(dirty, full).map_err(failed)
+    }
+
+    pub(super) async fn send_round(&mut self, full: bool) -> Result<Event, Event> {
+        let answer = self.order(Order::Scan { full }, ORDER_LIMIT).await?;
+        let pages = self.listed(answer, full)?;
+        self.summary.rounds += 1;
+        let sent = self.send_pages(&pages).await?;
+        let names = if self.summary.rounds == 1 { "round" } else { "rounds" };
+        self.note = format!("{} {names}", self.summary.rounds);
+        Ok(Event::RoundSent { dirty: sent })
+    }
+
+    pub(super) async fn send_pages(&mut self, pages: &[u32]) -> Result<u32, Event> {
+        let mut builder = FrameBuilder::new(&self.instance.ram, pages, &mut self.digest);
+        let Some(link) = self.link.as_mut() else { return Err(failed("no connection")) };
+        let mut broken = None;
+        while broken.is_none() && builder.next_frame(&mut self.frame).map_err(failed)? {
+            if self.frame.len() > crate::transfer::frame::HEADER_LEN {
+                broken = link.send_frame(&self.frame).await.err();
+            }
+        }
+        let sent = builder.sent;
+        self.phase_pages += u64::from(sent);
+        match broken {
+            Some(error) => Err(self.last_words(error).await),
+            None => Ok(sent),
+        }
+    }
+
+    pub(super) async fn send_log(&mut self) -> Result<(), Event> {
+        let console = Arc::clone(&self.instance.console);
+        let mut offset = 0;
+        loop {
+            let (start, bytes) = console.read(offset, LOG_CHUNK).map_err(failed)?;
+            offset = start + bytes.len() as u64;
+            let last = bytes.is_empty();
+            self.tell(&FromSource::Log { start, bytes, last }).await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) async fn finish(&mut self) -> Result<(), Event> {
+        self.tell(&FromSource::Finish).await?;
+        while self.hear().await? != FromDestination::Finished {}
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! From the drain to the resume: the time in which every microsecond counts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferry_protocol::control::{Answer, Order};
+use hyper::Method;
+
+use super::{Move, failed};
+use crate::agent::destination::micros;
+use crate::agent::host::MANAGER_LIMIT;
+use crate::agent::instance::ORDER_LIMIT;
+use crate::api::{ApiError, CommitAnswer, CommitRequest, InstanceState};
+use crate::migration::Event;
+use crate::migration::phase::DRAIN_LIMIT;
+use crate::transfer::{FromDestination, FromSource};
+
+/// First and longest wait between two attempts to learn how a commit went.
+const SETTLE_WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+impl Move {
+    pub(super) async fn drain(&mut self) -> Result<Event, Event> {
+        let begun = Instant::now();
+        let timeout_us = DRAIN_LIMIT.as_micros() as u32;
+        let answer = self.order(Order::Drain { timeout_us }, DRAIN_LIMIT + ORDER_LIMIT).await?;
+        let Answer::Drained(drained) = answer else {
+            return Err(failed("the guest answered drain with something else"));
+        };
+        self.summary.drain_us = micros(begun);
+        self.summary.connections = drained.connections;
+        self.summary.settled = drained.settled;
+        self.note = format!("{} of {} connections settled", drained.settled, drained.connections);
+        Ok(Event::Drained)
+    }
+
+    pub(super) async fn freeze(&mut self) -> Result<Event, Event> {
+        let begun = Instant::now();
+        self.frozen_at = Some(begun);
+        let answer = self.order(Order::Freeze { full: false }, ORDER_LIMIT).await?;
+        self.step("freeze", begun);
+        self.instance.set_state(InstanceState::Frozen);
+        let begun = Instant::now();
+        self.last_pages = self.listed(answer, false)?;
+        self.step("list pages", begun);
+        Ok(Event::Frozen)
+    }
+
+    /// The last pages go out while QEMU is being stopped: the guest is parked, nothing changes.
+    pub(super) async fn send_last_and_stop(&mut self) -> Vec<Event> {
+        let instance = Arc::clone(&self.instance);
+        let stop = async move {
+            let begun = Instant::now();
+            instance.vm.stop().await.map_err(failed)?;
+            let stopped_us = micros(begun);
+            let begun = Instant::now();
+            instance.set_port_open(false).map_err(failed)?;
+            Ok::<_, Event>((stopped_us, micros(begun)))
+        };
+        let (delivered, stopped) = tokio::join!(self.send_last(), stop);
+        let mut events = Vec::new();
+        match stopped {
+            Ok((stopped_us, fenced_us)) => {
+                self.steps.push(("stop QEMU".into(), stopped_us));
+                self.steps.push(("fence port".into(), fenced_us));
+                events.push(Event::Stopped);
+            }
+            Err(event) => events.push(event),
+        }
+        events.push(delivered.unwrap_or_else(|event| event));
+        events
+    }
+
+    pub(super) async fn send_last(&mut self) -> Result<Event, Event> {
+        let begun = Instant::now();
+        let pages = std::mem::take(&mut self.last_pages);
+        let sent = self.send_pages(&pages).await?;
+        self.summary.frozen_pages = u64::from(sent);
+        self.step("send", begun);
+        let begun = Instant::now();
+        let digest = self.digest.finish();
+        self.tell(&FromSource::Last { digest }).await?;
+        match self.hear().await? {
+            FromDestination::Verified => {
+                self.step("verify", begun);
+                Ok(Event::Delivered)
+            }
+            other => Err(failed(format!("unexpected answer to the last pages: {other:?}"))),
+        }
+    }
+
+    pub(super) async fn ask_store(
+        &mut self,
+        what: &str,
+        epoch: u64,
+    ) -> Result<CommitAnswer, ApiError> {
+        let path = format!("/v1/migrations/{}/{what}", self.request.migration);
+        self.manager.json(Method::POST, &path, &CommitRequest { epoch }, MANAGER_LIMIT).await
+    }
+
+    pub(super) async fn commit(&mut self) -> Event {
+        let begun = Instant::now();
+        let answer = self.ask_store("commit", self.epoch).await;
+        self.step("commit", begun);
+        match answer {
+            Ok(CommitAnswer::Committed { epoch }) => Event::Committed { epoch },
+            Ok(CommitAnswer::Refused { reason }) => Event::NotCommitted { reason },
+            Err(_) => Event::CommitUnknown,
+        }
+    }
+
+    /// Asks until the store answers. Its answer is final: a commit that is still on its way comes too
+    /// late after it.
+    pub(super) async fn settle(&mut self) -> Event {
+        let (mut wait, longest) = SETTLE_WAITS;
+        loop {
+            match self.ask_store("settle", self.epoch).await {
+                Ok(CommitAnswer::Committed { epoch }) => return Event::Committed { epoch },
+                Ok(CommitAnswer::Refused { reason }) => return Event::NotCommitted { reason },
+                Err(error) => eprintln!(
+                    "{}: {error}; it stays frozen until the manager says who owns it",
+                    self.instance.spec.name
+                ),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+
+    pub(super) async fn resume(&mut self) -> Result<Event, Event> {
+        // The epoch that the machine has just been told.
+        let epoch = self.epoch + 1;
+        self.tell(&FromSource::Resume { epoch }).await?;
+        match self.hear().await? {
+            FromDestination::Ordered => Ok(Event::Ordered),
+            other => Err(failed(format!("unexpected answer to resume: {other:?}"))),
+        }
+    }
+
+    pub(super) async fn await_resumed(&mut self) -> Event {
+        match self.hear().await {
+            Ok(FromDestination::Resumed { connections, held_frames, port_us, guest_us }) => {
+                if let Some(frozen_at) = self.frozen_at {
+                    self.summary.freeze_to_resume_us = micros(frozen_at);
+                }
+                self.summary.resumed = connections;
+                self.summary.held_frames = held_frames;
+                self.steps.push(("open port".into(), port_us));
+                self.steps.push(("guest".into(), guest_us));
+                self.note = format!("{connections} connections, {held_frames} frames held");
+                Event::Resumed
+            }
+            Ok(other) => failed(format!("unexpected answer to resume: {other:?}")),
+            Err(event) => event,
+        }
+    }
+}
