@@ -9,6 +9,7 @@
 //! The machine's tasks arrive as what `host_park` returns with. All of a drain, the capture and the
 //! resume happen inside [`idle`], so no code of the service runs between a drain's begin and its end.
 
+use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -90,17 +91,21 @@ fn seed() -> [u64; 4] {
 fn allocate_buffers(_port: u16) -> Option<Storage> {
     let free = heap::free_bytes().saturating_sub(RESERVE);
     let size = buffers::size(free, heap::total_bytes());
-    (free >= 2 * size).then(|| Storage { rx: uninitialised(size), tx: uninitialised(size) })
+    if free < 2 * size {
+        return None;
+    }
+    Some(Storage { rx: uninitialised(size)?, tx: uninitialised(size)? })
 }
 
 /// A buffer whose pages nobody has touched yet: zeroing it would make all of it state.
-fn uninitialised(size: usize) -> Vec<u8> {
-    let mut buffer = Vec::with_capacity(size);
-    // SAFETY: the capacity is there, and any byte is a valid `u8`: the memory is RAM that the machine
-    // or a former owner has written, and only smoltcp's ring buffer sees it, which hands out no byte
-    // that it has not received.
-    unsafe { buffer.set_len(size) };
-    buffer
+fn uninitialised(size: usize) -> Option<Vec<u8>> {
+    let layout = Layout::array::<u8>(size).ok()?;
+    // SAFETY: no connection has a buffer of size 0.
+    let start = unsafe { std::alloc::alloc(layout) };
+    // SAFETY: the block was allocated by the global allocator with this size. Its bytes are RAM that
+    // this machine or a former owner has written, hidden from the compiler behind the allocator; only
+    // smoltcp's ring buffer sees them, which hands out none that it has not received.
+    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start, size, size) })
 }
 
 /// Runs `f` with the network stack.
