@@ -216,6 +216,9 @@ async fn a_service_sleeps_in_a_file_and_wakes_elsewhere() {
     let said = world.good(&["restore", "-i", file, "--on", "b"]).await;
     assert!(said.contains("2 connections go on"), "{said}");
     runs_on(&world, "b", 3).await;
+    let log = world.good(&["logs", "p"]).await;
+    assert!(log.starts_with("scripted guest up, Running\n"), "{log}");
+    assert!(log.ends_with("scripted guest resumed, epoch 3\n"), "{log}");
     // While it runs, its snapshot cannot run too, under whatever name.
     world.bad(&["restore", "-i", file, "--on", "a"], 4).await;
     world.bad(&["restore", "-i", file, "--on", "a", "--name", "q"], 4).await;

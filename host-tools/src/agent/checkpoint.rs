@@ -10,7 +10,7 @@ use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
 use crate::api::{ApiError, Checkpoint, Digest32, InstanceState, StartRequest, now_us};
 use crate::migration::phase::DRAIN_LIMIT;
-use crate::snapshot::{Meta, Snapshot, write};
+use crate::snapshot::{MAX_LOG, Meta, Snapshot, write};
 
 /// Largest snapshot that is fetched, in bytes.
 pub const MAX_SNAPSHOT: usize = 2 << 30;
@@ -61,8 +61,14 @@ async fn capture(
         return Err(ApiError::failed("the guest answered freeze with something else"));
     };
     instance.set_state(InstanceState::Frozen);
-    let meta =
-        Meta { spec: instance.spec.clone(), connections: drained.connections, made_us: now_us() };
+    let (log_start, log) = instance.console.last(MAX_LOG);
+    let meta = Meta {
+        spec: instance.spec.clone(),
+        connections: drained.connections,
+        log_start,
+        log,
+        made_us: now_us(),
+    };
     let (held, epoch) = (Arc::clone(instance), instance.epoch());
     let made = tokio::task::spawn_blocking(move || {
         let pages = held.pages(dirty, true)?;
@@ -129,6 +135,7 @@ pub async fn prepare(
         .map_err(ApiError::failed)?
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     let instance = host.start(reservation, spec, kernel, true, 0).await?;
+    instance.console.put_history(snapshot.meta.log_start, snapshot.meta.log.as_bytes(), true);
     if let Err(error) = snapshot.fill(&instance.ram) {
         host.end(&instance).await?;
         return Err(ApiError::failed(error));

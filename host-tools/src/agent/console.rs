@@ -141,6 +141,23 @@ impl Console {
         Ok((offset, bytes))
     }
 
+    /// At most the last `max` bytes of the whole log as text, and the offset where they begin.
+    #[must_use]
+    pub fn last(&self, max: u64) -> (u64, String) {
+        let extent = *self.extent.borrow();
+        let from = extent.end().unwrap_or(0).saturating_sub(max);
+        let (mut offset, mut text) = (from, Vec::new());
+        while let Ok((first, bytes)) = self.read(offset, max as usize) {
+            if bytes.is_empty() {
+                break;
+            }
+            offset = first + bytes.len() as u64;
+            text.extend(bytes);
+        }
+        // What is no text counts as its replacement; the offsets of what follows then move a little.
+        (offset - text.len() as u64, String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// The last bytes, as text for a message.
     #[must_use]
     pub fn tail(&self) -> String {
@@ -186,6 +203,8 @@ mod tests {
         assert_eq!(all(&second), (0, b"one\ntwo\n".to_vec()));
         assert_eq!(second.read(5, 2).unwrap(), (5, b"wo".to_vec()));
         assert_eq!(second.extent.borrow().end(), Some(8));
+        assert_eq!(second.last(6), (2, "e\ntwo\n".into()));
+        assert_eq!(second.last(100), (0, "one\ntwo\n".into()));
     }
 
     #[test]

@@ -109,8 +109,9 @@ impl CommandLine {
         option("-kernel", self.kernel.display().to_string());
         option("-append", self.append.clone());
         if let Some(tap) = &self.tap {
+            // Without its ROM, which could boot from the network and only costs time.
             let device = match self.machine {
-                Machine::Q35 => "virtio-net-pci",
+                Machine::Q35 => "virtio-net-pci,romfile=",
                 Machine::Microvm => "virtio-net-device",
             };
             option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
@@ -164,7 +165,7 @@ mod tests {
              -object memory-backend-file,id=ram,size=64M,mem-path=/dev/shm/a,,b,share=on \
              -kernel /images/x -append ip=10.0.0.1/24 \
              -netdev tap,id=net0,ifname=ft-1,script=no,downscript=no \
-             -device virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01 \
+             -device virtio-net-pci,romfile=,netdev=net0,mac=02:00:00:00:00:01 \
              -chardev socket,id=log,path=/run/log,server=off \
              -chardev socket,id=ctl,path=/run/ctl,server=off \
              -chardev socket,id=qmp,path=/run/qmp,server=off \

@@ -23,6 +23,8 @@ use crate::api::ServiceSpec;
 pub const PAGES_PER_BLOCK: usize = 16;
 /// Longest metadata, in bytes.
 pub const MAX_META: u32 = 64 << 10;
+/// Longest part of the service's log that is kept with it, in bytes.
+pub const MAX_LOG: u64 = 8 << 10;
 /// Bytes of the digest at the end.
 pub const DIGEST_LEN: usize = 32;
 
@@ -33,6 +35,12 @@ pub struct Meta {
     pub spec: ServiceSpec,
     /// Connections in it.
     pub connections: u32,
+    /// Offset of `log` in the service's whole log.
+    #[serde(default)]
+    pub log_start: u64,
+    /// The end of its log.
+    #[serde(default)]
+    pub log: String,
     /// When it was made, in microseconds since the Unix epoch.
     pub made_us: u64,
 }

@@ -33,6 +33,8 @@ fn meta() -> Meta {
             args: vec![],
         },
         connections: 3,
+        log_start: 7,
+        log: "up\n".into(),
         made_us: 5,
     }
 }
