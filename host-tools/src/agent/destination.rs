@@ -126,6 +126,7 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
             Received::Message(message) => message,
         };
         match message {
+            FromSource::Round => link.send(&FromDestination::Arrived).await?,
             FromSource::Last { digest } => {
                 if digest != standby.digest.finish() {
                     let count = standby.digest.count();

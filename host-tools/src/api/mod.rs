@@ -3,7 +3,7 @@
 //! 1. [`spec`]: a service and where it comes from.
 //! 2. [`types`]: bodies of requests and answers.
 //! 3. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
-//! 4. [`mod@client`]: asking.
+//! 4. [`mod@client`] asks.
 
 pub mod client;
 pub mod error;

@@ -73,10 +73,10 @@ struct Names<'a> {
 /// One line for a phase: name, time, and what was moved in it.
 #[must_use]
 pub fn phase_line(record: &PhaseRecord) -> String {
-    let moved = if record.bytes > 0 {
-        format!("{} pages, {}", record.pages, bytes(record.bytes))
-    } else {
-        String::new()
+    let moved = match (record.pages, record.bytes) {
+        (_, 0) => String::new(),
+        (0, len) => bytes(len),
+        (pages, len) => format!("{pages} pages, {}", bytes(len)),
     };
     let line = format!(
         "{:9} {:>10}  {moved:24}  {}",

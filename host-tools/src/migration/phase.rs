@@ -138,7 +138,7 @@ pub const TABLE: [Row; 10] = [
         phase: Phase::Resume,
         paper: "9",
         place: Place::Destination,
-        does: "held frames processed, address announced, windows reopened",
+        does: "held frames taken, address announced, windows open",
         deadline: Duration::from_secs(10),
         leaves: Leaves::FrozenCopy,
     },

@@ -104,9 +104,14 @@ fn ruler(out: &mut String, top: f64, name: &str, migration: &Migration, phases: 
             out,
             "<line class=\"g\" x1=\"{at:.1}\" y1=\"{lanes_top}\" x2=\"{at:.1}\" y2=\"{lanes_end}\"/>"
         );
-        text(out, at + 2.0, lanes_end + 14.0, "a", &time(tick));
+        // A label at the very end would leave the picture.
+        if at < RIGHT - 30.0 {
+            let label = if tick == 0 { "0".into() } else { time(tick) };
+            text(out, at + 2.0, lanes_end + 14.0, "a", &label);
+        }
         tick += step;
     }
+    frozen(out, phases, &x, lanes_top, lanes_end);
     for record in phases {
         for index in lanes_of(record.phase) {
             let (from, to) = (x(record.start_us), x(record.end_us));
@@ -125,7 +130,6 @@ fn ruler(out: &mut String, top: f64, name: &str, migration: &Migration, phases: 
             }
         }
     }
-    frozen(out, phases, &x, lanes_top, lanes_end);
 }
 
 /// The interval in which no instance runs.
@@ -168,8 +172,10 @@ fn table(out: &mut String, top: f64, phases: &[PhaseRecord]) {
         );
         text(out, 40.0, y, "", record.phase.name());
         text(out, 130.0, y, "", &time(record.elapsed_us()));
-        if record.bytes > 0 {
+        if record.pages > 0 {
             text(out, 230.0, y, "", &record.pages.to_string());
+        }
+        if record.bytes > 0 {
             text(out, 310.0, y, "", &bytes(record.bytes));
         }
         let does = record.phase.row().does;

@@ -20,6 +20,8 @@ pub enum FromSource {
     },
     /// Boot the standby. Answer: `Standby` or `Failed`.
     Prepare,
+    /// A precopy round was sent. Answer: `Arrived` or `Failed`.
+    Round,
     /// All pages have been sent. Answer: `Verified` or `Failed`.
     Last {
         /// The source's digest.
@@ -55,6 +57,8 @@ pub enum FromDestination {
         /// From the start of QEMU to the guest's first word, in microseconds.
         boot_us: u64,
     },
+    /// To `Round`: all of it is in memory.
+    Arrived,
     /// To `Last`: the digests agree.
     Verified,
     /// To `Resume`: the port is open, the guest has the order.

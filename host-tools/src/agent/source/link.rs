@@ -122,6 +122,13 @@ impl Move {
         let pages = self.listed(answer, full)?;
         self.summary.rounds += 1;
         let sent = self.send_pages(&pages).await?;
+        // Nothing of it may still be on its way when the last pages follow, and a destination that is
+        // gone is better noticed now than when the service is frozen.
+        self.tell(&FromSource::Round).await?;
+        match self.hear().await? {
+            FromDestination::Arrived => {}
+            other => return Err(failed(format!("unexpected answer to a round: {other:?}"))),
+        }
         let names = if self.summary.rounds == 1 { "round" } else { "rounds" };
         self.note = format!("{} {names}", self.summary.rounds);
         Ok(Event::RoundSent { dirty: sent })
