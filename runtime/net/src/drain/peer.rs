@@ -3,6 +3,8 @@
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::TcpSeqNumber;
 
+use crate::table::timers::Armed;
+
 /// Shortest time between two barriers to one peer.
 const RETRY_MIN: Duration = Duration::from_millis(4);
 /// Longest time between two barriers to one peer.
@@ -57,8 +59,8 @@ pub(crate) struct Peer {
     tell: bool,
     interval: Duration,
     retry_at: Instant,
-    /// Entry in the drain's timer heap.
-    pub armed: Option<Instant>,
+    /// Entries in the drain's timer heap.
+    pub armed: Armed,
 }
 
 impl Peer {
@@ -72,7 +74,7 @@ impl Peer {
             tell: true,
             interval,
             retry_at: Instant::ZERO,
-            armed: None,
+            armed: Armed::default(),
         }
     }
 

@@ -172,8 +172,8 @@ impl Stack {
     pub(super) fn run_timers(&mut self) {
         while let Some((at, id)) = self.timers.pop(self.now) {
             let Some(connection) = self.established.get_mut(id) else { continue };
-            if connection.armed == Some(at) {
-                connection.armed = None;
+            if !connection.armed.fires(at) {
+                continue;
             }
             if self.expire(id) {
                 continue;

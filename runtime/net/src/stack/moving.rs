@@ -113,8 +113,8 @@ impl Stack {
             else {
                 continue;
             };
-            if peer.armed == Some(at) {
-                peer.armed = None;
+            if !peer.armed.fires(at) {
+                continue;
             }
             if peer.timer(now) {
                 self.with_run(|run| run.to_ask.push_back(id));

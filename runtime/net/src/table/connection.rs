@@ -6,6 +6,7 @@ use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 
+use super::timers::Armed;
 use crate::device::Flow;
 use crate::drain::Peer;
 
@@ -74,8 +75,8 @@ pub(crate) struct Connection {
     pub ended: Option<Ended>,
     /// In the queue of connections that may have something to send.
     pub ready: bool,
-    /// Earliest entry in the timer heap.
-    pub armed: Option<Instant>,
+    /// Entries in the timer heap.
+    pub armed: Armed,
     /// Half-open connections and orphans end at this moment.
     pub expires: Option<Instant>,
     /// No challenge ACK for a SYN before this moment (RFC 5961 §7).
@@ -104,7 +105,7 @@ impl Connection {
             owner,
             ended: None,
             ready: false,
-            armed: None,
+            armed: Armed::default(),
             expires: None,
             challenge_after: Instant::ZERO,
             drain: None,
