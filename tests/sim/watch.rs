@@ -8,8 +8,10 @@ use smoltcp::wire::{
     Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
+type Address = [u8; 4];
+
 /// A client's address and port.
-type Peer = ([u8; 4], u16);
+type Peer = (Address, u16);
 
 #[derive(Debug, Default)]
 struct Flow {
@@ -203,7 +205,8 @@ impl Flow {
     }
 }
 
-fn ipv4(bytes: &[u8]) -> Option<([u8; 4], [u8; 4], Ipv4Packet<&[u8]>)> {
+/// Source, destination and the packet itself.
+fn ipv4(bytes: &[u8]) -> Option<(Address, Address, Ipv4Packet<&[u8]>)> {
     let frame = EthernetFrame::new_checked(bytes).ok()?;
     if frame.ethertype() != EthernetProtocol::Ipv4 {
         return None;
