@@ -6,7 +6,8 @@
 #   sh tests/run.sh --list     the names of the steps
 #
 # A failing step does not stop the others. What a step printed is in target/ferry/tests/STEP.log.
-# FERRY_TEST_MINUTES bounds the whole run (default 28): what has not ended by then has failed.
+# FERRY_TEST_MINUTES bounds the whole run (default 28), and each step in proportion: what has not ended by then
+# has failed.
 set -eu
 
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
@@ -40,7 +41,7 @@ clippy() {
   "$(dirname "$FERRY_RUSTC")/cargo-clippy" clippy --locked "$@" -- -D warnings
 }
 
-# Each step and the minutes it may take.
+# Each step and the minutes it may take, of a run of 28.
 steps() {
   cat <<END
 scripts 1
@@ -114,7 +115,7 @@ case ${1-} in
     steps | cut -d' ' -f1
     exit ;;
   -*)
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 2 ;;
 esac
 
@@ -149,12 +150,12 @@ trap 'total_failed=$((total_failed + 1)); finish' INT TERM HUP
 run() {
   name=$1
   begun=$(date +%s)
-  limit=$(($2 * 60))
+  limit=$(($2 * budget / 28))
   left=$((started + budget - begun))
   [ "$limit" -le "$left" ] || limit=$left
   shift 2
   log=$logs/$name.log
-  echo "== $name"
+  printf '\n== %s\n' "$name"
   code=124
   : >"$log"
   if [ "$limit" -gt 0 ]; then

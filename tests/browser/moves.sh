@@ -25,7 +25,7 @@ trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 "$programs/host-tools" lab up
-"$programs/host-tools" run "$target/x86_64-unknown-hermit/release/notes" --name notes --on a --ip 10.77.0.50/24
+"$programs/host-tools" run "$target/x86_64-unknown-hermit/release/notes" --name notes --on a --ip 10.77.0.50
 # Odd moves lead to b, even ones back.
 "$programs/host-tools" lab exec client -- "$programs/notes-browser" --url http://10.77.0.50 --moves 3 \
   --pictures "$target/browser" \
