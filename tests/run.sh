@@ -6,7 +6,7 @@
 #   sh tests/run.sh --list     the names of the steps
 #
 # A failing step does not stop the others. What a step printed is in target/ferry/tests/STEP.log.
-# FERRY_TEST_MINUTES bounds the whole run (default 28), and each step in proportion: what has not ended by then
+# FERRY_TEST_MINUTES bounds the whole run (default 75), and each step in proportion: what has not ended by then
 # has failed.
 set -eu
 
@@ -16,7 +16,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 logs=$root/target/ferry/tests
 started=$(date +%s)
-budget=$((${FERRY_TEST_MINUTES:-28} * 60))
+budget=$((${FERRY_TEST_MINUTES:-75} * 60))
 
 # The smallest service, and how large its image may be, in bytes.
 smallest=pingpong
@@ -46,14 +46,14 @@ steps() {
   cat <<END
 scripts 1
 format 1
-lint-host 12
-unit 12
-docs 5
-lint-guest 10
-images 10
-sim 6
-system 20
-browser 5
+lint-host 20
+unit 25
+docs 10
+lint-guest 15
+images 15
+sim 12
+system 30
+browser 12
 END
 }
 
