@@ -1,7 +1,7 @@
 //! Line 7: what is wrong is refused with its reason, and what runs goes on.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,6 +99,14 @@ fn destinations_that_cannot_take_the_service() {
     refused("nowhere", &["no node", "not found", "unknown"]);
     // Where it is already.
     refused("a", &["already"]);
+    // A node with less memory than the guest has.
+    let tiny = Agent::start(&world, "b", "tiny", &["--memory", "32M"]);
+    refused("tiny", &["memory", "mib"]);
+    drop(tiny);
+    // An image that the repository does not have any more, and the destination never had.
+    world.run(&["image", "rm", "pingpong"]);
+    refused("b", &["image"]);
+    world.run(&["image", "push", &world.image("pingpong").to_string_lossy(), "pingpong"]);
     // The destination's agent is there, but does not answer: stopped, it keeps its sockets open.
     let agent = agent_of(&world, "b");
     signal(agent, "STOP");
@@ -180,6 +188,48 @@ fn kill_guest_in(world: &World, node: &str, phase: &str, child: &mut Child) -> &
 fn signal(pid: i32, name: &str) {
     // Whether it still exists is what the test looks at afterwards.
     let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+}
+
+/// An agent beside the lab's own.
+struct Agent(Child);
+
+impl Agent {
+    fn start(world: &World, node: &str, name: &str, more: &[&str]) -> Self {
+        let (state, ready) = (world.files().join(name), world.files().join("ready"));
+        let program = world.command(&[]).get_program().to_string_lossy().into_owned();
+        let state = state.to_string_lossy();
+        let listen = if node == "a" { "10.77.0.11:7709" } else { "10.77.0.12:7709" };
+        let agent = [
+            &program,
+            "agent",
+            "--name",
+            name,
+            "--listen",
+            listen,
+            "--manager",
+            "http://10.77.0.2:7700",
+            "--bridge",
+            "br0",
+            "--state-dir",
+            &state,
+        ];
+        let socket = UnixDatagram::bind(&ready).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut command = world.in_node(node, &[&agent[..], more].concat());
+        let child = command.env("NOTIFY_SOCKET", &ready).stdin(Stdio::null()).spawn().unwrap();
+        let agent = Self(child);
+        let mut said = [0; 64];
+        let len = socket.recv(&mut said).expect("the agent does not come up");
+        assert_eq!(&said[..len], b"READY=1");
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn agent_of(world: &World, node: &str) -> i32 {

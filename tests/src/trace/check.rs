@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use super::packet::{Flags, Packet, Segment};
 
-/// Announcements closer to each other than this belong to one move.
-const ONE_MOVE: Duration = Duration::from_millis(300);
+/// An announcement is repeated for a while, in case one was lost. The pauses are shorter than this.
+const REPEATED_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Something that a move must not do. Ports are the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +104,8 @@ fn latest(a: Option<u32>, b: u32) -> u32 {
 /// Checks a trace of traffic with `service`, whose connections all begin in it.
 #[must_use]
 pub fn check(packets: &[Packet], service: Ipv4Addr) -> Report {
-    let mut checker = Checker { service, report: Report::default(), flows: BTreeMap::new() };
+    let (report, flows) = Default::default();
+    let mut checker = Checker { service, report, flows, last_announcement: None };
     for packet in packets {
         checker.take(packet);
     }
@@ -115,6 +116,7 @@ struct Checker {
     service: Ipv4Addr,
     report: Report,
     flows: BTreeMap<(u16, u16), Flow>,
+    last_announcement: Option<Duration>,
 }
 
 impl Checker {
@@ -228,11 +230,17 @@ impl Checker {
         }
     }
 
+    /// Whether an announcement is one more of the last move: no window was closed since.
+    fn is_repeated(&mut self, at: Duration) -> bool {
+        let before = self.last_announcement.replace(at);
+        let (Some(before), Some(last)) = (before, self.report.moves.last()) else { return false };
+        let closed_again = |f: &Flow| f.closed_since.is_some_and(|since| since > last.announced);
+        at.saturating_sub(before) < REPEATED_WITHIN && !self.flows.values().any(closed_again)
+    }
+
     /// A move becomes visible.
     fn announced(&mut self, at: Duration) {
-        if let Some(last) = self.report.moves.last()
-            && at.saturating_sub(last.announced) < ONE_MOVE
-        {
+        if self.is_repeated(at) {
             return;
         }
         self.missing_updates();
@@ -322,13 +330,21 @@ mod tests {
             None,
             Some((S, A, 564, 164, 2000, 0)),
             Some((C, A, 164, 564, 1000, 64)),
+            // Once more, to be sure; and then the next move.
+            None,
+            Some((S, A, 564, 228, 0, 0)),
+            None,
+            Some((S, A, 564, 228, 2000, 0)),
         ]);
         let report = run(&lines);
         assert_eq!(report.violations, []);
-        assert_eq!((report.connections, report.segments), (1, 11));
-        let longest_closed = Duration::from_millis(50);
-        let announced = Duration::from_millis(90);
-        assert_eq!(report.moves, [Move { announced, connections: 1, longest_closed }]);
+        assert_eq!((report.connections, report.segments), (1, 13));
+        let moved = |announced, closed| Move {
+            announced: Duration::from_millis(announced),
+            connections: 1,
+            longest_closed: Duration::from_millis(closed),
+        };
+        assert_eq!(report.moves, [moved(90, 50), moved(150, 20)]);
     }
 
     #[test]
