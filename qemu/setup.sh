@@ -44,7 +44,13 @@ have_rust_lld() {
   return 1
 }
 
-if ! rustc=$(sh "$here/toolchain.sh" --which 2>/dev/null); then
+if rustc=$(sh "$here/toolchain.sh" --which 2>/dev/null); then
+  :
+elif [ -n "${FERRY_TOOLCHAIN:-}" ] && [ "$FERRY_TOOLCHAIN" != debian ]; then
+  echo "setup: FERRY_TOOLCHAIN=$FERRY_TOOLCHAIN names no usable toolchain; this would add what it lacks:" >&2
+  echo "  rustup toolchain install $FERRY_TOOLCHAIN --component rust-src,clippy,rustfmt" >&2
+  exit 1
+else
   need rustc-web "compiler whose standard library can be built for Hermit"
   need rust-web-src "source of that standard library"
   rustc=/usr/bin/rustc

@@ -103,7 +103,7 @@ build_library() {
   rm -rf "$build"
 }
 
-rustc=$(choose_rustc) || die "no compiler with its standard library source (rust-src): run \`sh qemu/setup.sh\`"
+rustc=$(choose_rustc) || die "no ${FERRY_TOOLCHAIN:+$FERRY_TOOLCHAIN }compiler of 1.$oldest_minor or later with rust-src beside it: run \`sh qemu/setup.sh\`"
 if [ "${1-}" = --which ]; then
   echo "$rustc"
   exit
