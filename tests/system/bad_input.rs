@@ -103,10 +103,11 @@ fn destinations_that_cannot_take_the_service() {
     let tiny = Agent::start(&world, "b", "tiny", &["--memory", "32M"]);
     refused("tiny", &["memory", "mib"]);
     drop(tiny);
-    // An image that the repository does not have any more, and the destination never had.
-    world.run(&["image", "rm", "pingpong"]);
+    // The repository has lost its images, and this destination never had them.
+    let (images, away) = (world.dir().join("manager/images"), world.files().join("away"));
+    std::fs::rename(&images, &away).unwrap();
     refused("b", &["image"]);
-    world.run(&["image", "push", &world.image("pingpong").to_string_lossy(), "pingpong"]);
+    std::fs::rename(&away, &images).unwrap();
     // The destination's agent is there, but does not answer: stopped, it keeps its sockets open.
     let agent = agent_of(&world, "b");
     signal(agent, "STOP");

@@ -1,6 +1,6 @@
 //! Line 4: what a move looks like on the wire, seen from the client.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ferry_tests::harness::Client;
 use ferry_tests::harness::capture::Capture;
@@ -8,15 +8,25 @@ use ferry_tests::trace::check::check;
 
 use crate::{IP, report, world};
 
+/// What the capture takes its times from.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+}
+
 /// There and back under this traffic; then the trace is held against the rules.
 fn traced(name: &str, image: &str, arguments: &[&str], connections: usize) {
     let world = world(&format!("wire-{name}"));
     let service = world.service(image, name, "a", IP, &[]);
     let capture = Capture::start(&world, IP);
     let client = Client::start(&world, arguments);
-    service.move_to_and_fro(2, |_, _| ());
+    let mut moves = Vec::new();
+    for to in ["b", "a"] {
+        let began = now();
+        service.migrate(to);
+        moves.push(began..now());
+    }
     let end = client.end(Duration::from_secs(120));
-    let seen = check(&capture.end(), service.ip());
+    let seen = check(&capture.end(), service.ip(), &moves);
     assert!(end.flawless(), "{end:?}");
     for m in &seen.moves {
         report(&format!(
@@ -26,7 +36,7 @@ fn traced(name: &str, image: &str, arguments: &[&str], connections: usize) {
         ));
     }
     assert_eq!(seen.connections, connections);
-    assert_eq!(seen.moves.len(), 2, "every move is announced once: {:?}", seen.moves);
+    assert_eq!(seen.moves.len(), 2, "every move is announced: {:?}", seen.moves);
     assert!(seen.moves.iter().all(|m| m.connections == connections), "{:?}", seen.moves);
     let shown: Vec<String> = seen.violations.iter().take(20).map(ToString::to_string).collect();
     assert!(shown.is_empty(), "{} violations:\n{}", seen.violations.len(), shown.join("\n"));

@@ -219,7 +219,11 @@ impl Host {
             Ok(bytes) => bytes,
             Err(_) => {
                 let path = format!("/v1/images/{digest}/file");
-                let bytes = self.manager().download(&path, MAX_IMAGE).await?;
+                let bytes = self.manager().download(&path, MAX_IMAGE).await.map_err(|error| {
+                    let name = &spec.image.name;
+                    let message = format!("image {name} cannot be had: {}", error.message);
+                    ApiError { message, ..error }
+                })?;
                 if Digest32::of(&bytes) != digest {
                     return Err(ApiError::failed(format!(
                         "the file that came for image {} is not that image",

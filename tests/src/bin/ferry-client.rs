@@ -1,5 +1,6 @@
 //! `ferry-client`: clients of Ferry's services that check every byte and measure every gap.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -121,18 +122,29 @@ fn lines(to: SocketAddr) -> ExitCode {
     let talk = || -> std::io::Result<()> {
         let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
         stream.set_nodelay(true)?;
-        let mut sending = stream.try_clone()?;
+        let sending = stream.try_clone()?;
         std::thread::spawn(move || {
-            std::io::copy(&mut std::io::stdin().lock(), &mut sending)?;
+            pass_on(&mut std::io::stdin().lock(), &mut &sending)?;
             sending.shutdown(std::net::Shutdown::Write)
         });
-        std::io::copy(&mut &stream, &mut std::io::stdout().lock()).map(drop)
+        pass_on(&mut &stream, &mut std::io::stdout().lock())
     };
     match talk() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {to}: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Not `std::io::copy`: between a pipe and a socket it lets the kernel wait for much or for the end.
+fn pass_on(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; 4096];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            len => to.write_all(&buffer[..len]).and_then(|()| to.flush())?,
         }
     }
 }

@@ -111,6 +111,12 @@ impl World {
         text(&out.stdout)
     }
 
+    /// Where the lab keeps its files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A directory for the test's own files. It goes with this value.
     #[must_use]
     pub fn files(&self) -> &Path {

@@ -2,20 +2,20 @@
 //!
 //! For the whole trace: no RST, no ICMP unreachable, nothing acknowledged that was not sent, no
 //! acknowledgement that goes back, nothing sent outside the window that was offered, no byte skipped.
-//! For every move, found by its announcement (a gratuitous ARP request): each connection's last segment
-//! before it closes the window, and after it comes a window update (pure ACK at SND.NXT).
+//! For every move, found by its announcement (a gratuitous ARP request) in the time in which it was made:
+//! each connection's window is closed before it, and after it comes a window update (pure ACK at SND.NXT). What
+//! the standby held may be answered, with an open window, just before. The announcement is repeated for a
+//! while, also after the move.
 //!
 //! The client's own segments are captured before they leave and the service's when they arrive, so what
 //! the client has offered is always seen before what the service makes of it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::packet::{Flags, Packet, Segment};
-
-/// An announcement is repeated for a while, in case one was lost. The pauses are shorter than this.
-const REPEATED_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Something that a move must not do. Ports are the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +83,8 @@ struct Flow {
     offered_scale: Option<u8>,
     /// Since when the window that the service offers is 0.
     closed_since: Option<Duration>,
+    /// The last time in which it was.
+    closed: Option<Range<Duration>>,
     /// Whether either side has begun to close: then a window need not be reopened.
     closing: bool,
     /// Of the announcements seen so far, the number up to which this flow has had its update.
@@ -101,11 +103,12 @@ fn latest(a: Option<u32>, b: u32) -> u32 {
     }
 }
 
-/// Checks a trace of traffic with `service`, whose connections all begin in it.
+/// Checks a trace of traffic with `service`, whose connections all begin in it. `moves` are the times, since
+/// the Unix epoch, in which moves were made; the report has one [`Move`] for each that was announced.
 #[must_use]
-pub fn check(packets: &[Packet], service: Ipv4Addr) -> Report {
+pub fn check(packets: &[Packet], service: Ipv4Addr, moves: &[Range<Duration>]) -> Report {
     let (report, flows) = Default::default();
-    let mut checker = Checker { service, report, flows, last_announcement: None };
+    let mut checker = Checker { service, report, flows, awaited: moves.to_vec() };
     for packet in packets {
         checker.take(packet);
     }
@@ -116,7 +119,8 @@ struct Checker {
     service: Ipv4Addr,
     report: Report,
     flows: BTreeMap<(u16, u16), Flow>,
-    last_announcement: Option<Duration>,
+    /// Moves whose announcement has not been seen.
+    awaited: Vec<Range<Duration>>,
 }
 
 impl Checker {
@@ -167,6 +171,7 @@ impl Checker {
                 scale: 0,
                 offered_scale: s.scale,
                 closed_since: None,
+                closed: None,
                 closing: false,
                 updated: self.report.moves.len(),
             };
@@ -222,6 +227,9 @@ impl Checker {
             return;
         }
         let closed_since = flow.closed_since.take();
+        if let Some(since) = closed_since {
+            flow.closed = Some(since..at);
+        }
         if flow.updated < moves && at_next {
             flow.updated = moves;
             if let (Some(since), Some(last)) = (closed_since, self.report.moves.last_mut()) {
@@ -230,22 +238,16 @@ impl Checker {
         }
     }
 
-    /// Whether an announcement is one more of the last move: no window was closed since.
-    fn is_repeated(&mut self, at: Duration) -> bool {
-        let before = self.last_announcement.replace(at);
-        let (Some(before), Some(last)) = (before, self.report.moves.last()) else { return false };
-        let closed_again = |f: &Flow| f.closed_since.is_some_and(|since| since > last.announced);
-        at.saturating_sub(before) < REPEATED_WITHIN && !self.flows.values().any(closed_again)
-    }
-
     /// A move becomes visible.
     fn announced(&mut self, at: Duration) {
-        if self.is_repeated(at) {
+        let Some(awaited) = self.awaited.iter().position(|time| time.contains(&at)) else {
+            // One more of a move that was seen.
             return;
-        }
+        };
+        let began = self.awaited.remove(awaited).start;
         self.missing_updates();
         let number = self.report.moves.len() + 1;
-        let mut connections = 0;
+        let (mut connections, mut longest_closed) = (0, Duration::ZERO);
         for ((port, _), flow) in &mut self.flows {
             if flow.closing || flow.next.is_none() {
                 // Nothing to drain; it owes no update either.
@@ -253,11 +255,13 @@ impl Checker {
                 continue;
             }
             connections += 1;
-            if flow.closed_since.is_none() {
+            let closed = flow.closed.as_ref().filter(|closed| closed.end >= began);
+            if let Some(closed) = closed {
+                longest_closed = longest_closed.max(closed.end - closed.start);
+            } else if flow.closed_since.is_none() {
                 self.report.violations.push(Violation::WindowOpen { number, port: *port });
             }
         }
-        let longest_closed = Duration::ZERO;
         self.report.moves.push(Move { announced: at, connections, longest_closed });
     }
 
@@ -300,7 +304,9 @@ mod tests {
                 Packet::Tcp(Segment { at, from, to, seq, ack, window, flags, len, scale: None })
             })
             .collect();
-        check(&packets, SERVICE)
+        // Lines 9 and 15 of the transcript of a move by the book.
+        let at = |ms| Duration::from_millis(ms);
+        check(&packets, SERVICE, &[at(60)..at(100), at(145)..at(155)])
     }
 
     const A: Flags = Flags::ACK;
