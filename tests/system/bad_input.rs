@@ -3,12 +3,13 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use ferry_protocol::control::{Answer, FromGuest, Order, Request, State};
 use ferry_protocol::frame::{Decoder, HEADER_LEN, MAGIC, MAX_FRAME, MAX_PAYLOAD, VERSION, encode};
 use ferry_tests::harness::{Client, Service, World};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{IP, report, world};
 
@@ -110,13 +111,13 @@ fn destinations_that_cannot_take_the_service() {
     std::fs::rename(&away, &images).unwrap();
     // The destination's agent is there, but does not answer: stopped, it keeps its sockets open.
     let agent = agent_of(&world, "b");
-    signal(agent, "STOP");
+    signal(agent, Signal::STOP);
     refused("b", &["cannot be reached", "not answer", "not ready", "no answer"]);
-    signal(agent, "CONT");
+    signal(agent, Signal::CONT);
     service.migrate("b");
     service.migrate("a");
     // And gone.
-    signal(agent, "KILL");
+    signal(agent, Signal::KILL);
     refused("b", &["cannot be reached", "not answer", "not ready", "no answer"]);
     assert!(client.end(LIMIT).flawless());
 }
@@ -157,38 +158,40 @@ fn a_destination_that_dies_in_any_phase_before_the_commit() {
 }
 
 /// Kills the standby's QEMU as soon as the move has entered `phase`, as far as its events tell; in
-/// `prepare`, as soon as the process exists.
+/// `prepare`, as soon as the process exists. From the end of `prepare` on it is stopped: a move is faster
+/// than this test may be, and a stopped standby never takes the service over.
 fn kill_guest_in(world: &World, node: &str, phase: &str, child: &mut Child) -> &'static str {
     let deadline = Instant::now() + LIMIT;
-    while phase == "prepare" && Instant::now() < deadline {
+    let guest = loop {
         if let Some(pid) = world.guests(node).first() {
-            signal(*pid, "KILL");
-            return "killed";
+            break *pid;
         }
+        assert!(Instant::now() < deadline, "no standby on {node}");
+    };
+    if phase == "prepare" {
+        signal(guest, Signal::KILL);
+        return "killed";
     }
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
-    let mut guest = None;
     for line in lines.map_while(Result::ok) {
         let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
         if event["event"] != "entered" {
             continue;
         }
-        // Looked up while there is time, so that the kill itself is quick.
         if event["phase"] == "precopy" {
-            guest = world.guests(node).first().copied();
+            signal(guest, Signal::STOP);
         }
         if event["phase"] == phase {
-            let Some(pid) = guest else { return "there was none" };
-            signal(pid, "KILL");
+            signal(guest, Signal::KILL);
             return "killed";
         }
     }
     "the phase was not seen"
 }
 
-fn signal(pid: i32, name: &str) {
+fn signal(pid: i32, signal: Signal) {
     // Whether it still exists is what the test looks at afterwards.
-    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
 }
 
 /// An agent beside the lab's own.

@@ -104,7 +104,8 @@ fn latest(a: Option<u32>, b: u32) -> u32 {
 }
 
 /// Checks a trace of traffic with `service`, whose connections all begin in it. `moves` are the times, since
-/// the Unix epoch, in which moves were made; the report has one [`Move`] for each that was announced.
+/// the Unix epoch, in which moves were made; the report has one [`Move`] for each that closed any window and
+/// was announced.
 #[must_use]
 pub fn check(packets: &[Packet], service: Ipv4Addr, moves: &[Range<Duration>]) -> Report {
     let (report, flows) = Default::default();
@@ -240,10 +241,16 @@ impl Checker {
 
     /// A move becomes visible.
     fn announced(&mut self, at: Duration) {
-        let Some(awaited) = self.awaited.iter().position(|time| time.contains(&at)) else {
-            // One more of a move that was seen.
-            return;
+        let closed_in = |time: &Range<Duration>| {
+            let closes = |f: &Flow| {
+                f.closed.as_ref().is_some_and(|closed| closed.end >= time.start)
+                    || f.closed_since.is_some_and(|since| since >= time.start)
+            };
+            self.flows.values().any(closes) || self.flows.is_empty()
         };
+        // One more announcement of the move before may come while the next has begun.
+        let awaited = self.awaited.iter().position(|time| time.contains(&at) && closed_in(time));
+        let Some(awaited) = awaited else { return };
         let began = self.awaited.remove(awaited).start;
         self.missing_updates();
         let number = self.report.moves.len() + 1;
@@ -291,7 +298,12 @@ mod tests {
     type Line = Option<(bool, Flags, u32, u32, u16, u32)>;
 
     fn run(lines: &[Line]) -> Report {
-        let packets: Vec<Packet> = lines
+        checked(&packets(lines, 4000))
+    }
+
+    /// One line every 10 ms.
+    fn packets(lines: &[Line], port: u16) -> Vec<Packet> {
+        lines
             .iter()
             .enumerate()
             .map(|(i, line)| {
@@ -299,14 +311,17 @@ mod tests {
                 let Some((client, flags, seq, ack, window, len)) = *line else {
                     return Packet::Arp { at, operation: 1, sender: SERVICE, target: SERVICE };
                 };
-                let (c, s) = ((CLIENT, 4000), (SERVICE, 7));
+                let (c, s) = ((CLIENT, port), (SERVICE, 7));
                 let (from, to) = if client { (c, s) } else { (s, c) };
                 Packet::Tcp(Segment { at, from, to, seq, ack, window, flags, len, scale: None })
             })
-            .collect();
+            .collect()
+    }
+
+    fn checked(packets: &[Packet]) -> Report {
         // Lines 9 and 15 of the transcript of a move by the book.
         let at = |ms| Duration::from_millis(ms);
-        check(&packets, SERVICE, &[at(60)..at(100), at(145)..at(155)])
+        check(packets, SERVICE, &[at(60)..at(100), at(145)..at(155)])
     }
 
     const A: Flags = Flags::ACK;
@@ -386,17 +401,21 @@ mod tests {
 
     #[test]
     fn a_move_without_zero_window_or_update() {
+        // Nobody's window was closed: that was no announcement of a move.
         let mut lines = opened();
         lines.push(None);
-        let number = 1;
-        let port = 4000;
-        let (open, none) =
-            (Violation::WindowOpen { number, port }, Violation::NoUpdate { number, port });
-        assert_eq!(run(&lines).violations, [open, none.clone()]);
-        // A keep-alive-shaped segment is no window update: Linux does not take it for one.
+        assert_eq!(run(&lines).moves, []);
         lines.insert(6, Some((S, A, 564, 164, 0, 0)));
+        let number = 1;
+        let none = |port| Violation::NoUpdate { number, port };
+        assert_eq!(run(&lines).violations, [none(4000)]);
+        // Only one of two was.
+        let both = [packets(&opened(), 4001), packets(&lines, 4000)].concat();
+        let open = Violation::WindowOpen { number, port: 4001 };
+        assert_eq!(checked(&both).violations, [open, none(4000), none(4001)]);
+        // A keep-alive-shaped segment is no window update: Linux does not take it for one.
         lines.push(Some((S, A, 563, 164, 2000, 1)));
-        assert_eq!(run(&lines).violations, [none]);
+        assert_eq!(run(&lines).violations, [none(4000)]);
         // A connection that is closing owes nothing.
         lines.insert(6, Some((C, A | Flags::FIN, 164, 564, 1000, 0)));
         assert_eq!(run(&lines).violations, []);
