@@ -13,6 +13,10 @@ fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
 }
 
+/// A destination repeats its announcement for 1.7 s. The trace tells moves apart by their announcements,
+/// so the next one begins after the last of them.
+const ANNOUNCED: Duration = Duration::from_secs(2);
+
 /// There and back under this traffic; then the trace is held against the rules.
 fn traced(name: &str, image: &str, arguments: &[&str], connections: usize) {
     let world = world(&format!("wire-{name}"));
@@ -24,6 +28,7 @@ fn traced(name: &str, image: &str, arguments: &[&str], connections: usize) {
         let began = now();
         service.migrate(to);
         moves.push(began..now());
+        std::thread::sleep(ANNOUNCED);
     }
     let end = client.end(Duration::from_secs(120));
     let seen = check(&capture.end(), service.ip(), &moves);
