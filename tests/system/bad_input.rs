@@ -78,7 +78,15 @@ fn snapshots_that_are_damaged_or_of_another_image() {
     refusal(&world, &long, "4 KiB too long");
     serves_on(&world, &service, &mut client);
 
-    // Another image: nobody has pushed the one that this snapshot names to this lab's repository.
+    // For an image that neither the repository nor the node has: the one of a service that ran elsewhere.
+    world.service("stateful", "other", "a", "10.77.0.60", &[]);
+    world.run(&["checkpoint", "other", "-e", &path]);
+    let (images, away) = (world.dir().join("manager/images"), world.files().join("away"));
+    std::fs::rename(&images, &away).unwrap();
+    let said = refusal(&world, &std::fs::read(&file).unwrap(), "another image");
+    assert!(said.contains("image"), "{said}");
+    std::fs::rename(&away, &images).unwrap();
+    serves_on(&world, &service, &mut client);
     let end = client.end(LIMIT);
     assert!(end.flawless(), "{end:?}");
 }
@@ -237,7 +245,7 @@ impl Drop for Agent {
 }
 
 fn agent_of(world: &World, node: &str) -> i32 {
-    let status = world.json(&["lab", "status"]);
+    let status = world.status();
     let daemons = status["daemons"].as_array().unwrap();
     let daemon = daemons.iter().find(|d| d["node"] == node).unwrap();
     i32::try_from(daemon["pid"].as_i64().unwrap()).unwrap()

@@ -30,7 +30,8 @@ impl Capture {
         let filter = format!("arp or (host {service} and (tcp or icmp))");
         let path = file.to_string_lossy().into_owned();
         // -Z root: in a user namespace there is nobody else to become. The buffer of 32 MiB holds what
-        // arrives while this machine is busy with QEMU.
+        // arrives while this machine is busy with QEMU. Immediate mode: else the last second's frames wait in
+        // the kernel, and are lost when the capture is ended.
         let dump = [
             "tcpdump",
             "-i",
@@ -42,6 +43,7 @@ impl Capture {
             SNAPLEN,
             "-B",
             "32768",
+            "--immediate-mode",
             "--time-stamp-precision=nano",
             "-w",
             &path,

@@ -123,6 +123,12 @@ impl World {
         self.files.path()
     }
 
+    /// What `lab status` tells, also when a daemon has ended.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        parse(&self.try_run(&["lab", "status", "-o", "json"], COMMAND_LIMIT).1)
+    }
+
     /// The QEMU processes on a node.
     #[must_use]
     pub fn guests(&self, node: &str) -> Vec<i32> {
