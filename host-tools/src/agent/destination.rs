@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_protocol::control::{Answer, Order};
+use ferry_protocol::control::{Answer, Order, State};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::control::Outstanding;
 use super::host::{Host, tunnel_address};
 use super::instance::Instance;
 use super::network::{Copying, End};
@@ -16,6 +17,9 @@ use crate::transfer::{FromDestination, FromSource, Link, LinkError, PageDigest, 
 
 /// Longest silence of the source: no phase lasts longer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+
+/// Longest time the guest of a standby may take to say that it is well.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the destination gives up.
 enum GiveUp {
@@ -70,6 +74,8 @@ struct Standby {
     instance: Arc<Instance>,
     mirror: Option<Box<dyn Copying>>,
     digest: PageDigest,
+    /// Asked when the source began to freeze: is the guest well?
+    check: Option<Outstanding>,
 }
 
 async fn receive<S: AsyncRead + AsyncWrite>(
@@ -92,7 +98,12 @@ async fn receive<S: AsyncRead + AsyncWrite>(
     }
     let begun = Instant::now();
     let instance = host.start(reservation, &spec, kernel, true, 0).await?;
-    let state = standby.insert(Standby { instance, mirror: None, digest: PageDigest::default() });
+    let state = standby.insert(Standby {
+        instance,
+        mirror: None,
+        digest: PageDigest::default(),
+        check: None,
+    });
     let peer = tunnel_address(&source)?;
     state.mirror =
         Some(state.instance.with_port(|port| port.mirror(End::Destination, peer, tunnel))?);
@@ -127,6 +138,10 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
         };
         match message {
             FromSource::Round => link.send(&FromDestination::Arrived).await?,
+            FromSource::Check => {
+                let begun = standby.instance.guest.begin(Order::Hello).await;
+                standby.check = Some(begun.map_err(|error| GiveUp::Tell(error.to_string()))?);
+            }
             FromSource::Last { digest } => {
                 if digest != standby.digest.finish() {
                     let count = standby.digest.count();
@@ -134,6 +149,7 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                         "the {count} pages that arrived are not those that were sent: digests differ"
                     )));
                 }
+                checked(standby).await.map_err(GiveUp::Tell)?;
                 link.send(&FromDestination::Verified).await?;
             }
             FromSource::Resume { epoch } => resume(link, standby, epoch).await?,
@@ -150,6 +166,17 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                 return Err(GiveUp::Tell("this move is under way already".into()));
             }
         }
+    }
+}
+
+/// A guest that hangs, or that ended a moment ago, must be known before the commit.
+async fn checked(standby: &mut Standby) -> Result<(), String> {
+    let Some(check) = standby.check.take() else { return Err("the guest was not asked".into()) };
+    match tokio::time::timeout(CHECK_LIMIT, check.answer()).await {
+        Ok(Ok(Answer::Hello(hello))) if hello.state == State::Standby => Ok(()),
+        Ok(Ok(answer)) => Err(format!("the standby is none: its guest says {answer:?}")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the standby did not answer within {} s", CHECK_LIMIT.as_secs())),
     }
 }
 

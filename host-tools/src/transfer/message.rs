@@ -22,6 +22,8 @@ pub enum FromSource {
     Prepare,
     /// A precopy round was sent. Answer: `Arrived` or `Failed`.
     Round,
+    /// The source freezes now: see that the standby's guest is well. The answer comes with the next.
+    Check,
     /// All pages have been sent. Answer: `Verified` or `Failed`.
     Last {
         /// The source's digest.
@@ -59,7 +61,7 @@ pub enum FromDestination {
     },
     /// To `Round`: all of it is in memory.
     Arrived,
-    /// To `Last`: the digests agree.
+    /// To `Last`: the digests agree, and the standby's guest has answered since the source froze.
     Verified,
     /// To `Resume`: the port is open, the guest has the order.
     Ordered,

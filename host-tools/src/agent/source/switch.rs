@@ -19,10 +19,33 @@ use crate::transfer::{FromDestination, FromSource};
 const SETTLE_WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 impl Move {
+    /// Gives an order and listens to the destination meanwhile: it has nothing to say now, except that it
+    /// gives up. The guest's answer is waited for all the same, because it takes one order at a time.
+    async fn watched(&mut self, order: Order, limit: Duration) -> Result<Answer, Event> {
+        let instance = Arc::clone(&self.instance);
+        let ordered = instance.guest.order(order, limit);
+        tokio::pin!(ordered);
+        let given_up = tokio::select! {
+            biased;
+            answer = &mut ordered => return answer.map_err(failed),
+            given_up = self.gives_up() => given_up,
+        };
+        ordered.await.map_err(failed)?;
+        Err(given_up)
+    }
+
+    /// Ends when the destination gives up. What is cut short by dropping it can only be its last words.
+    async fn gives_up(&mut self) -> Event {
+        match self.hear().await {
+            Ok(message) => failed(format!("unexpected word of the destination: {message:?}")),
+            Err(event) => event,
+        }
+    }
+
     pub(super) async fn drain(&mut self) -> Result<Event, Event> {
         let begun = Instant::now();
         let timeout_us = DRAIN_LIMIT.as_micros() as u32;
-        let answer = self.order(Order::Drain { timeout_us }, DRAIN_LIMIT + ORDER_LIMIT).await?;
+        let answer = self.watched(Order::Drain { timeout_us }, DRAIN_LIMIT + ORDER_LIMIT).await?;
         let Answer::Drained(drained) = answer else {
             return Err(failed("the guest answered drain with something else"));
         };
@@ -34,9 +57,10 @@ impl Move {
     }
 
     pub(super) async fn freeze(&mut self) -> Result<Event, Event> {
+        self.tell(&FromSource::Check).await?;
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        let answer = self.order(Order::Freeze { full: false }, ORDER_LIMIT).await?;
+        let answer = self.watched(Order::Freeze { full: false }, ORDER_LIMIT).await?;
         self.step("freeze", begun);
         self.instance.set_state(InstanceState::Frozen);
         let begun = Instant::now();
@@ -56,7 +80,32 @@ impl Move {
             instance.set_port_open(false).map_err(failed)?;
             Ok::<_, Event>((stopped_us, micros(begun)))
         };
-        let (delivered, stopped) = tokio::join!(self.send_last(), stop);
+        tokio::pin!(stop);
+        let mut stopped = None;
+        let mut delivered = {
+            let sent = self.send_last();
+            tokio::pin!(sent);
+            tokio::select! {
+                delivered = &mut sent => delivered,
+                end = &mut stop => {
+                    stopped = Some(end);
+                    sent.await
+                }
+            }
+        };
+        let stopped = match stopped {
+            Some(stopped) => stopped,
+            // A standby that ends now is better noticed before the commit than after it.
+            None if delivered.is_ok() => tokio::select! {
+                biased;
+                stopped = &mut stop => stopped,
+                given_up = self.gives_up() => {
+                    delivered = Err(given_up);
+                    stop.await
+                }
+            },
+            None => stop.await,
+        };
         let mut events = Vec::new();
         match stopped {
             Ok((stopped_us, fenced_us)) => {
