@@ -69,6 +69,7 @@ step() {
     lint-host) clippy --release --all-targets ;;
     unit) cargo test --locked --release --no-fail-fast --workspace --exclude runtime --exclude ferry-tests --exclude ferry-browser ;;
     docs)
+      export RUSTDOCFLAGS='-D warnings'
       cargo doc --locked --release --no-deps
       cargo doc --locked --release --no-deps --target x86_64-unknown-hermit -p runtime ;;
     # What is compiled for a guest only: the runtime and the images, and apart from them the host-bound unit.

@@ -17,7 +17,7 @@
 //! 1. `start`: the first code on the portable stack; `heap`: the allocator.
 //! 2. `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line.
 //! 3. `syscalls`: the kernel calls that std makes and that must not see the machine change.
-//! 4. `net` (public): `TcpListener` and `TcpStream`; [`serve`]: HTTP for an axum `Router`.
+//! 4. `net` (public): `TcpListener` and `TcpStream`; `serve`: HTTP for an axum `Router`.
 //!
 //! What cannot move (threads, files, the kernel's sockets) is refused with a message that names it.
 #![cfg(any(target_os = "hermit", test))]

@@ -5,9 +5,9 @@
 //! | blocks: u32 length, LZ4 of up to 16 pages | BLAKE3 of all before (32 bytes)
 //! ```
 //!
-//! 1. [`write`]: from a memory file to bytes.
+//! 1. [`mod@write`]: from a memory file to bytes.
 //! 2. [`read`]: bytes that are checked as a whole before anything in them is used.
-//! 3. [`file`]: files that are there whole or not at all.
+//! 3. [`mod@file`]: files that are there whole or not at all.
 
 pub mod file;
 pub mod read;

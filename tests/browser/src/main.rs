@@ -12,7 +12,7 @@ use ferry_browser::scenario::{Report, Scenario};
 #[derive(Parser)]
 #[command(name = "notes-browser")]
 struct Arguments {
-    /// Where the service is, as http://ADDRESS[:PORT]
+    /// Where the service is, as http://ADDRESS or http://ADDRESS:PORT
     #[arg(long, env = "FERRY_NOTES_URL")]
     url: String,
 

@@ -1,8 +1,8 @@
 //! The source's half of a move: it runs the [`Machine`] and carries out its actions.
 //!
-//! 1. [`link`]: what goes over the connection to the destination.
-//! 2. [`switch`]: from the drain to the resume.
-//! 3. [`ending`]: removing the source, or letting it serve on.
+//! 1. `link`: what goes over the connection to the destination.
+//! 2. `switch`: from the drain to the resume.
+//! 3. `ending`: removing the source, or letting it serve on.
 
 mod ending;
 mod link;
