@@ -34,6 +34,16 @@ build_images() {
   cargo build --locked --release --target x86_64-unknown-hermit $(images | sed 's/^/-p /')
 }
 
+# Programs and tests of the host, always of all packages: cargo chooses the features of what they depend on
+# by the packages that are asked for, so another choice would compile most of it once more. Tests that need
+# more than this machine as it is have `test = false`: they run only when named.
+host_test() {
+  cargo test --locked --release --no-fail-fast --workspace --exclude runtime "$@"
+}
+build_programs() {
+  cargo build --locked --release --workspace --exclude runtime --all-targets
+}
+
 # Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
 clippy() {
   # shellcheck source=/dev/null
@@ -67,7 +77,7 @@ step() {
       cargo fmt --all --check
       (cd runtime/machine && cargo fmt --check) ;;
     lint-host) clippy --release --all-targets ;;
-    unit) cargo test --locked --release --no-fail-fast --workspace --exclude runtime --exclude ferry-tests --exclude ferry-browser ;;
+    unit) host_test ;;
     docs)
       export RUSTDOCFLAGS='-D warnings'
       cargo doc --locked --release --no-deps
@@ -82,16 +92,16 @@ step() {
       size=$(wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$smallest")
       echo "image of $smallest: $size bytes, limit $image_limit"
       [ "$size" -le "$image_limit" ] ;;
-    sim) cargo test --locked --release --no-fail-fast -p ferry-tests --lib --bins --test sim ;;
+    sim) host_test --test sim ;;
     # Time is part of what is tested here: one test at a time.
     system)
       build_images
-      cargo build --locked --release -p host-tools
-      cargo test --locked --release --no-fail-fast -p ferry-tests --test system -- --test-threads=1 ;;
+      build_programs
+      host_test --test system -- --test-threads=1 ;;
     browser)
       build_images
-      cargo build --locked --release -p host-tools -p ferry-browser
-      cargo test --locked --release --no-fail-fast -p ferry-browser
+      build_programs
+      host_test --test native
       sh tests/browser/moves.sh ;;
     *)
       echo "tests: no step is called $1" >&2

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod checkpoint;
+mod drain;
 mod gap;
 mod moves;
 mod state;

@@ -59,6 +59,34 @@ fn pingpong_with_1000_connections() {
 }
 
 #[test]
+fn ten_thousand_connections_are_open_at_once_and_move() {
+    let connections = 10_000;
+    let world = world("many");
+    let service = world.service("pingpong", "pp", "a", IP, &["--memory", "192M"]);
+    let before = Counters::read(&world);
+    let hold = ["hold", "--connect", &service.at(7), "--connections", &connections.to_string()];
+    let mut idle = Client::start(&world, &hold);
+    assert_eq!(idle.mark("open").alive, connections);
+    for to in ["b", "a"] {
+        let summary = &service.migrate(to)["summary"];
+        assert_eq!(summary["connections"], connections, "{summary}");
+        assert_eq!(summary["resumed"], connections, "{summary}");
+        let ms = |field: &str| summary[field].as_f64().unwrap_or(f64::NAN) / 1e3;
+        report(&format!(
+            "{connections} connections to {to}: {} settled, drain {:.0} ms, freeze to resume {:.0} ms",
+            summary["settled"],
+            ms("drain_us"),
+            ms("freeze_to_resume_us")
+        ));
+        assert_eq!(idle.mark(to).alive, connections);
+    }
+    let end = idle.end(Duration::from_secs(90));
+    assert!(end.flawless(), "{end:?}");
+    assert_eq!((end.resets, end.round_trips), (0, 4 * connections as u64));
+    no_resets(&world, &before);
+}
+
+#[test]
 fn transfer_of_8_downloads_and_8_uploads() {
     let world = world("transfer");
     let service = world.service("transfer", "tr", "a", IP, &[]);

@@ -18,7 +18,7 @@ use crate::repository::Blobs;
 /// Largest image that is fetched, in bytes.
 pub const MAX_IMAGE: usize = 256 << 20;
 /// Memory that QEMU itself takes beside the guest's, in MiB.
-const QEMU_OVERHEAD_MIB: u64 = 64;
+pub const QEMU_OVERHEAD_MIB: u64 = 64;
 
 /// An agent's host.
 #[derive(Debug)]

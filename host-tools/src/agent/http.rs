@@ -20,7 +20,7 @@ use super::host::Host;
 use super::{checkpoint, destination, source};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
-    MoveEvent, MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
+    MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
 };
 
 /// Name of the page stream's protocol in the HTTP upgrade.
@@ -187,7 +187,9 @@ async fn move_away(
 }
 
 /// Events as lines of JSON.
-pub(crate) fn event_stream(mut events: mpsc::UnboundedReceiver<MoveEvent>) -> Response {
+pub(crate) fn event_stream<E: serde::Serialize + Send + 'static>(
+    mut events: mpsc::UnboundedReceiver<E>,
+) -> Response {
     let (mut sender, body) = Channel::<Bytes>::new(16);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {

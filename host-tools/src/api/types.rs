@@ -15,7 +15,8 @@ pub struct RunRequest {
     /// Name or digest of an image in the repository.
     pub image: String,
     pub name: String,
-    pub node: String,
+    /// Where to start it; by default the node that is used least.
+    pub node: Option<String>,
     pub ip: Option<Ipv4Addr>,
     pub memory_mib: Option<u32>,
     pub machine: Machine,
@@ -123,6 +124,9 @@ pub struct Node {
     pub seen_ms_ago: u64,
     /// Whether that is recent.
     pub ready: bool,
+    /// Whether it has been drained and takes no services.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// `POST /v1/instances`: what the manager asks of an agent.

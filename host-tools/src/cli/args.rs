@@ -111,6 +111,9 @@ pub enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Move services until no node is used more than it need be
+    #[command(after_help = EXIT_CODES)]
+    Rebalance(RelocateArgs),
     /// Moves, past and under way
     Migration {
         /// What to do
@@ -137,8 +140,8 @@ pub struct RunArgs {
     pub image: String,
     #[arg(long, help = "Name of the service")]
     pub name: String,
-    #[arg(long, value_name = "NODE", help = "Node to start it on")]
-    pub on: String,
+    #[arg(long, value_name = "NODE", help = "Node to start it on [default: the one used least]")]
+    pub on: Option<String>,
     #[arg(long, value_name = "ADDRESS", help = "Its IPv4 address [default: the next free one]")]
     pub ip: Option<Ipv4Addr>,
     #[arg(
@@ -214,6 +217,35 @@ pub enum ImageCommand {
 pub enum NodeCommand {
     /// List nodes
     Ls,
+    /// Move every service off a node, which takes no more until it is undrained
+    #[command(after_help = EXIT_CODES)]
+    Drain {
+        /// Name of the node
+        node: String,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened: it has texts of its own")]
+        how: RelocateArgs,
+    },
+    /// Let a drained node take services again
+    Undrain {
+        /// Name of the node
+        node: String,
+    },
+}
+
+/// How many services are moved.
+#[derive(Clone, Copy, Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct RelocateArgs {
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=64),
+        help = "Most moves at one time [default: 2]"
+    )]
+    pub parallel: Option<u32>,
+    #[arg(long, help = "Only say what would be moved where")]
+    pub dry_run: bool,
 }
 
 /// `migration`.

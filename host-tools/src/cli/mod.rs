@@ -5,12 +5,14 @@
 //! 3. [`daemons`]: `manager` and `agent`.
 //! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
 //! 5. [`moves`]: `migrate`, `migration`, with progress.
-//! 6. [`files`]: `checkpoint`, `restore`, `image`.
+//! 6. [`nodes`]: `node`, `rebalance`.
+//! 7. [`files`]: `checkpoint`, `restore`, `image`.
 
 pub mod args;
 pub mod daemons;
 pub mod files;
 pub mod moves;
+pub mod nodes;
 pub mod output;
 pub mod services;
 
@@ -73,9 +75,8 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
-        Command::Node { command: args::NodeCommand::Ls } => {
-            services::nodes(&manager(cli.manager)?, json).await
-        }
+        Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
+        Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `run`, `ps`, `inspect`, `logs`, `stop`, `conns`, `node`.
+//! `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,9 +13,7 @@ use super::Done;
 use super::args::RunArgs;
 use super::files::{file_name, push};
 use super::output::{Progress, Table, age, print, print_json};
-use crate::api::{
-    ApiError, Client, ConnectionLine, Node, RunRequest, Service, ServiceState, now_us,
-};
+use crate::api::{ApiError, Client, ConnectionLine, RunRequest, Service, ServiceState, now_us};
 use crate::manager::services::START_LIMIT;
 
 /// Longest time a command waits for a large request: the manager has its own, shorter limits.
@@ -195,31 +193,6 @@ pub async fn conns(manager: &Client, name: &str, json: bool) -> Done {
             line.role,
             line.recv_queue.to_string(),
             line.send_queue.to_string(),
-        ]);
-    }
-    table.print();
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `node ls`.
-///
-/// # Errors
-/// The manager does not answer.
-pub async fn nodes(manager: &Client, json: bool) -> Done {
-    let nodes: Vec<Node> = manager.get("/v1/nodes").await?;
-    if json {
-        print_json(&nodes)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut table = Table::new(&["NAME", "STATE", "ADDRESS", "INSTANCES", "FREE", "ACCEL"]);
-    for Node { report, seen_ms_ago, ready } in nodes {
-        table.row([
-            report.name,
-            if ready { "ready".into() } else { format!("silent for {} s", seen_ms_ago / 1000) },
-            report.address,
-            report.instances.to_string(),
-            format!("{} of {} MiB", report.free_mib, report.memory_mib),
-            report.accel.to_string(),
         ]);
     }
     table.print();

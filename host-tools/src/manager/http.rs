@@ -15,7 +15,7 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
+    MigrateRequest, Migration, Node, NodeReport, RelocateRequest, Resumed, RunRequest, Service,
 };
 use crate::repository::ImageName;
 
@@ -26,6 +26,9 @@ type Result<T> = std::result::Result<T, ApiError>;
 pub fn router(manager: Arc<Manager>) -> Router {
     Router::new()
         .route("/v1/nodes", get(nodes).post(report))
+        .route("/v1/nodes/{name}/drain", post(drain))
+        .route("/v1/nodes/{name}/undrain", post(undrain))
+        .route("/v1/rebalance", post(rebalance))
         .route("/v1/services", get(services).post(run))
         .route("/v1/services/{name}", get(service).delete(stop))
         .route("/v1/services/{name}/connections", get(connections))
@@ -54,6 +57,26 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
     manager.nodes.report(report)?;
     Ok(Json(()))
+}
+
+async fn drain(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<RelocateRequest>,
+) -> Result<Response> {
+    Ok(event_stream(manager.drain(&name, request).await?))
+}
+
+async fn undrain(State(manager): Shared, Path(name): Path<String>) -> Result<Json<()>> {
+    manager.set_drained(&name, false).await?;
+    Ok(Json(()))
+}
+
+async fn rebalance(
+    State(manager): Shared,
+    Json(request): Json<RelocateRequest>,
+) -> Result<Response> {
+    Ok(event_stream(manager.rebalance(request).await?))
 }
 
 async fn services(State(manager): Shared) -> Result<Json<Vec<Service>>> {

@@ -151,7 +151,7 @@ impl Manager {
             return Err(ApiError::conflict(format!("`{name}` already runs on node {to}")));
         }
         let agent = self.nodes.client(&source)?;
-        self.nodes.client(to)?;
+        self.nodes.destination(to)?;
         let instance: Instance = agent.get(&format!("/v1/instances/{name}")).await?;
         if instance.state != InstanceState::Running {
             let why = instance.reason.unwrap_or_else(|| "it is frozen".into());

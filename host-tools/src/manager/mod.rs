@@ -5,15 +5,19 @@
 //! 3. [`state`]: all that the requests share.
 //! 4. [`services`]: run, show, stop.
 //! 5. [`migrations`]: moves as objects, and the commit.
-//! 6. [`workspace`]: checkpoint and restore.
-//! 7. [`logs`]: a service's log across its moves.
-//! 8. [`http`]: the routes.
+//! 6. [`placement`]: which node a service goes to.
+//! 7. [`relocate`]: many moves: draining a node, rebalancing.
+//! 8. [`workspace`]: checkpoint and restore.
+//! 9. [`logs`]: a service's log across its moves.
+//! 10. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
 pub mod logs;
 pub mod migrations;
 pub mod nodes;
+pub mod placement;
+pub mod relocate;
 pub mod services;
 pub mod state;
 pub mod workspace;

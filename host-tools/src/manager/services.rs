@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::state::Manager;
+use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::spec::{check_args, check_name, mac_of};
 use crate::api::{
     ApiError, ConnectionLine, Instance, InstanceState, Problem, RunRequest, Service, ServiceSpec,
@@ -38,8 +39,12 @@ impl Manager {
             ))
         })?;
         let image = self.images.find(&request.image)?;
-        let agent = self.nodes.client(&request.node)?;
         let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
+        let node = match request.node {
+            Some(node) => node,
+            None => self.place(u64::from(memory_mib) + QEMU_OVERHEAD_MIB).await?,
+        };
+        let agent = self.nodes.destination(&node)?;
         if memory_mib > MAX_MEMORY_MIB {
             return Err(ApiError::invalid(format!(
                 "{memory_mib} MiB of memory are too much: the most is {MAX_MEMORY_MIB} MiB"
@@ -61,7 +66,7 @@ impl Manager {
         };
         let record = Record {
             spec,
-            owner: Ownership::Node { name: request.node },
+            owner: Ownership::Node { name: node },
             epoch: 0,
             migration: None,
             created_us: now_us(),

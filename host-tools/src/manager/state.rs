@@ -1,9 +1,11 @@
 //! All that the requests share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+
+use serde::{Deserialize, Serialize};
 
 use super::address::Pool;
 use super::migrations::Moves;
@@ -14,6 +16,17 @@ use crate::store::{Record, Store};
 
 /// Kind of the store's documents that hold finished moves.
 pub const MIGRATION_DOCUMENT: &str = "migration";
+/// Kind of the store's documents that say which nodes are drained, by name.
+pub const NODE_DOCUMENT: &str = "node";
+
+/// What is kept of a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptNode {
+    /// Its name.
+    pub name: String,
+    /// It takes no services.
+    pub drained: bool,
+}
 
 /// The manager.
 pub struct Manager {
@@ -47,9 +60,12 @@ impl Manager {
         let finished: Vec<Migration> =
             documents.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
         let last = finished.iter().filter_map(|migration| number(&migration.id)).max();
+        let kept = store.documents(NODE_DOCUMENT).await?;
+        let kept = kept.iter().filter_map(|json| serde_json::from_slice::<KeptNode>(json).ok());
+        let drained: BTreeSet<_> = kept.filter(|node| node.drained).map(|node| node.name).collect();
         Ok(Self {
             store,
-            nodes: Nodes::default(),
+            nodes: Nodes::new(drained),
             images: Images::open(&state_dir.join("images"))?,
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,

@@ -98,7 +98,7 @@ impl Manager {
             check_name(&name).map_err(|error| ApiError::invalid(error.to_string()))?;
             spec.name = name;
         }
-        let agent = self.nodes.client(node)?;
+        let agent = self.nodes.destination(node)?;
         let digest = self.workspace.put(file)?;
         let record =
             self.claim_restored(spec, snapshot.header.epoch, snapshot.meta.made_us, node).await?;

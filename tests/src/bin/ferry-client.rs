@@ -98,6 +98,7 @@ struct Transfer {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -115,6 +116,14 @@ fn main() -> ExitCode {
     // The thread that waits for standard input is not worth waiting for.
     runtime.shutdown_background();
     if end.flawless() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ten thousand connections are as many files: more than most shells allow by themselves.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the connections beyond it fail and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Two threads and a blocking socket do.
