@@ -22,6 +22,7 @@ use ferry_abi::{Report, Task, Wake};
 use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
+use crate::card::{self, Card};
 use crate::single::Single;
 use crate::{buffers, clock, heap};
 
@@ -42,41 +43,6 @@ static LISTING: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()))
 static DROPPED: Single<RefCell<Vec<ConnId>>> = Single::new(RefCell::new(Vec::new()));
 /// [`serve`] is on the call stack: wakers that read the clock must not enter it again.
 static SERVING: Single<Cell<bool>> = Single::new(Cell::new(false));
-
-/// The machine's NIC as the stack wants it.
-struct Card;
-
-impl Nic for Card {
-    fn receive<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let frame = ferry_abi::host_receive();
-        if frame.data.is_null() {
-            return None;
-        }
-        // SAFETY: the frame is valid until it is given back, which is after `f`.
-        let result = f(unsafe { std::slice::from_raw_parts(frame.data, frame.len as usize) });
-        ferry_abi::host_receive_done();
-        Some(result)
-    }
-
-    fn transmit_ready(&mut self) -> bool {
-        !ferry_abi::host_transmit(0).is_null()
-    }
-
-    fn transmit(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let buffer = ferry_abi::host_transmit(len as u64);
-        if buffer.is_null() {
-            return false;
-        }
-        // SAFETY: the buffer has room for `len` bytes and is ours until it is queued.
-        fill(unsafe { std::slice::from_raw_parts_mut(buffer, len) });
-        ferry_abi::host_transmit_done();
-        true
-    }
-
-    fn flush(&mut self) {
-        ferry_abi::host_flush();
-    }
-}
 
 /// The service clock as the stack counts it.
 fn now() -> Instant {
@@ -162,7 +128,7 @@ fn wake_root() {
 /// with a load or two, whether frames or orders wait, so that they are served although no task yields
 /// to the idle line.
 pub fn look() {
-    if !SERVING.get() && ferry_abi::host_pending() {
+    if !SERVING.get() && card::pending() {
         wake_root();
     }
 }
@@ -180,7 +146,7 @@ pub fn idle(deadline: Option<u64>) -> bool {
         let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
-        woke = perform(ferry_abi::host_park(until));
+        woke = perform(card::park(until));
     }
     SERVING.set(false);
     woke
@@ -190,8 +156,8 @@ pub fn idle(deadline: Option<u64>) -> bool {
 fn attend() {
     SERVING.set(true);
     serve();
-    if ferry_abi::host_pending() {
-        perform(ferry_abi::host_park(0));
+    if card::pending() {
+        perform(card::park(0));
     }
     SERVING.set(false);
 }
@@ -226,7 +192,7 @@ fn drain(timeout_us: u64) {
             DrainStatus::Done(drained) => {
                 if !reported {
                     reported = true;
-                    ferry_abi::host_report(Report::Drained {
+                    card::report(Report::Drained {
                         connections: drained.connections,
                         settled: drained.settled,
                         elapsed_us: drained.elapsed_us,
@@ -235,7 +201,7 @@ fn drain(timeout_us: u64) {
                 u64::MAX
             }
         };
-        let wake = ferry_abi::host_park(until);
+        let wake = card::park(until);
         match wake.task {
             Task::Reopen | Task::Resume => return reopen(wake),
             _ => {
@@ -258,7 +224,7 @@ fn reopen(wake: Wake) {
             stack.thaw(now(), &mut Card)
         }
     });
-    ferry_abi::host_report(Report::Resumed {
+    card::report(Report::Resumed {
         connections: resumed.connections,
         held_frames: resumed.held_frames,
     });
@@ -274,7 +240,7 @@ fn prepare() {
     with_stack(|stack| {
         stack.discardable(|start, len| mark_free(&mut map, start, len));
     });
-    ferry_abi::host_report(Report::Prepared {
+    card::report(Report::Prepared {
         addr: map.as_ptr() as u64,
         len: map.len() as u64,
         monotonic_ns: clock::prepare(),
@@ -305,11 +271,7 @@ fn list() {
             }
         }
     });
-    ferry_abi::host_report(Report::Connections {
-        addr: out.as_ptr() as u64,
-        len: out.len() as u64,
-        count,
-    });
+    card::report(Report::Connections { addr: out.as_ptr() as u64, len: out.len() as u64, count });
 }
 
 /// Runs a service's main future to its end, with all that it spawns, on this one thread. An error is
@@ -355,7 +317,7 @@ fn finish() {
     let deadline = clock::monotonic_ns() + FINISH.as_nanos() as u64;
     while clock::monotonic_ns() < deadline && with_stack(|stack| stack.connection_count() > 0) {
         serve();
-        ferry_abi::host_park(clock::machine_ns(deadline).min(next_timer()));
+        card::park(clock::machine_ns(deadline).min(next_timer()));
     }
 }
 
@@ -369,5 +331,5 @@ fn next_timer() -> u64 {
 fn end() {
     with_stack(Stack::close_all);
     finish();
-    ferry_abi::host_report(Report::Ended);
+    card::report(Report::Ended);
 }

@@ -15,7 +15,8 @@
 //! order in which a service meets its layers:
 //!
 //! 1. `start`: the first code on the portable stack; `heap`: the allocator.
-//! 2. `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line.
+//! 2. `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line; `card`:
+//!    its calls to the machine; `rehearsal`: the same code run once by a standby while it waits.
 //! 3. `syscalls`: the kernel calls that std makes and that must not see the machine change.
 //! 4. `net` (public): `TcpListener` and `TcpStream`; `serve`: HTTP for an axum `Router`.
 //!
@@ -23,6 +24,8 @@
 #![cfg(any(target_os = "hermit", test))]
 
 mod buffers;
+#[cfg(target_os = "hermit")]
+mod card;
 #[cfg(target_os = "hermit")]
 mod clock;
 #[cfg(target_os = "hermit")]
@@ -35,6 +38,8 @@ mod http;
 mod logger;
 #[cfg(target_os = "hermit")]
 pub mod net;
+#[cfg(target_os = "hermit")]
+mod rehearsal;
 #[cfg(target_os = "hermit")]
 mod single;
 // The rest of `heap` is the image's allocator; its logic is tested on the host.

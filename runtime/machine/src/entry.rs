@@ -20,6 +20,8 @@ const ARGUMENTS: usize = 4096;
 unsafe extern "C" {
     /// The portable side's first function, in the `runtime` crate.
     fn portable_entry() -> !;
+    /// Runs through a switch once, for a standby; parks and never goes on.
+    fn portable_rehearsal() -> !;
     static __ehdr_start: ElfHeader;
     static ferry_build_id: u8;
 }
@@ -138,6 +140,10 @@ extern "C" fn host_entry(_argc: i32, _argv: *const *const u8, _env: *const *cons
     set_facts(&options, mac, places);
     uart::open_control_port();
     if options.standby {
+        initialise_tls(&places);
+        // SAFETY: as below. The agent wipes the region after `ready`, and a resume adopts another stack.
+        unsafe { side::prepare(places.stack_end, places.thread_pointer, portable_rehearsal) };
+        side::run_portable();
         control::ready(State::Standby, 0);
     } else {
         initialise_tls(&places);

@@ -11,7 +11,7 @@
 //! 4. [`drain`]: zero window, barrier, in-flight data in; ends on evidence.
 //! 5. [`stack`]: the facade, with sockets for the service and drain, thaw and resume for the mover.
 //!
-//! smoltcp does TCP itself, unmodified.
+//! [`understudy`] is a peer for rehearsals. smoltcp does TCP itself, unmodified.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ mod hash;
 pub mod link;
 pub mod stack;
 pub mod table;
+pub mod understudy;
 
 pub use drain::{DrainStatus, Drained};
 pub use link::{MAX_FRAME_LEN, Nic};

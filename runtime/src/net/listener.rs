@@ -25,7 +25,9 @@ impl TcpListener {
     pub async fn bind(port: u16) -> io::Result<Self> {
         with_stack(|stack| stack.listen(port, BACKLOG)).map_err(listen_error)?;
         // qemu/run.sh reads this line and makes the port reachable from its host.
-        println!("ferry: listening on port {port}");
+        if !crate::rehearsal::on() {
+            println!("ferry: listening on port {port}");
+        }
         Ok(Self { port })
     }
 

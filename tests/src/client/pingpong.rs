@@ -148,7 +148,11 @@ async fn converse(
         if *stopped.borrow() {
             break;
         }
-        if !plan.think.is_zero() {
+        if plan.think.is_zero() {
+            // On a busy machine the service may have answered before the read: this connection would then
+            // go on alone for as long as the runtime lets it, and the others would see gaps of our making.
+            tokio::task::yield_now().await;
+        } else {
             // Whichever comes first; after the stop there is one more message.
             let _ = timeout(plan.think, stopped.changed()).await;
         }

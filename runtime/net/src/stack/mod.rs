@@ -158,7 +158,7 @@ impl Stack {
         self.now = now;
         let frames = self.receive(nic, RECEIVE_BUDGET);
         self.blocked = match self.mode {
-            Mode::Draining(_) => self.drain_egress(nic),
+            Mode::Draining(_) => self.drain_egress(nic, frames < RECEIVE_BUDGET),
             Mode::Running | Mode::Resuming => {
                 self.time_waits.expire(now);
                 self.run_timers();

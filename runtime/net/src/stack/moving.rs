@@ -91,8 +91,9 @@ impl Stack {
         }
     }
 
-    /// What a drain has to send; `true` if the ring is full.
-    pub(super) fn drain_egress(&mut self, nic: &mut impl Nic) -> bool {
+    /// What a drain has to send; `true` if the ring is full. Only if everything that has arrived is
+    /// taken does a retry time mean that there is no answer.
+    pub(super) fn drain_egress(&mut self, nic: &mut impl Nic, all_taken: bool) -> bool {
         while let Some(id) = self.run().and_then(|run| run.to_ack.pop()) {
             let owes = self.established.get(id).is_some_and(|it| it.flow.owes_ack());
             if owes && !self.acknowledge_now(id, nic) {
@@ -107,7 +108,7 @@ impl Stack {
             }
         }
         let now = self.now;
-        while let Some((at, id)) = self.run().and_then(|run| run.timers.pop(now)) {
+        while all_taken && let Some((at, id)) = self.run().and_then(|run| run.timers.pop(now)) {
             let Some(peer) =
                 self.established.get_mut(id).and_then(|connection| connection.drain.as_mut())
             else {
