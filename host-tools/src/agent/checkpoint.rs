@@ -134,7 +134,7 @@ pub async fn prepare(
         .await
         .map_err(ApiError::failed)?
         .map_err(|error| ApiError::invalid(error.to_string()))?;
-    let instance = host.start(reservation, spec, kernel, true, 0).await?;
+    let instance = host.start(reservation, spec, kernel, true, 0, None).await?;
     instance.console.put_history(snapshot.meta.log_start, snapshot.meta.log.as_bytes(), true);
     if let Err(error) = snapshot.fill(&instance.ram) {
         host.end(&instance).await?;

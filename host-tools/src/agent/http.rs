@@ -46,6 +46,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/abort", post(abort))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
         .with_state(host)
@@ -69,7 +70,7 @@ async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result
         None => {
             let reservation = host.reserve(&request.spec)?;
             let kernel = host.ensure_image(&request.spec).await?;
-            host.start(reservation, &request.spec, kernel, false, request.epoch).await?
+            host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
         }
     };
     Ok(Json(instance.view()))
@@ -179,11 +180,22 @@ async fn move_away(
     Path(name): Path<String>,
     Json(request): Json<MoveRequest>,
 ) -> Result<Response> {
+    if let Some(known) = host.moves.get(&request.migration) {
+        return Ok(event_stream(known.follow()));
+    }
     let instance = host.instance(&name)?;
-    let (sender, events) = mpsc::unbounded_channel();
-    // The move goes on even if the manager's connection breaks.
-    tokio::spawn(source::run(host, instance, request, sender));
-    Ok(event_stream(events))
+    if let Some(log) = host.moves.begin(&request.migration) {
+        // The move goes on even if the manager's connection breaks.
+        tokio::spawn(source::run(Arc::clone(&host), instance, request.clone(), log));
+    }
+    move_events(State(host), Path(request.migration)).await
+}
+
+async fn move_events(State(host): Shared, Path(id): Path<String>) -> Result<Response> {
+    let log = host.moves.get(&id).ok_or_else(|| {
+        ApiError::not_found(format!("no move `{id}` since this agent was started"))
+    })?;
+    Ok(event_stream(log.follow()))
 }
 
 /// Events as lines of JSON.

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ferry_protocol::control::{Answer, Connection, Hello, Order, Range, State};
+use ferry_protocol::layout::PORTABLE_BASE;
 
 use super::console::Console;
 use super::control::{Guest, OrderError};
+use super::descriptor::Descriptor;
 use super::network::{Network, Port, TAP_PREFIX};
 use crate::api::{ApiError, Digest32, Instance as View, InstanceState, ServiceSpec};
 use crate::qemu::command::{BootArguments, CommandLine};
 use crate::qemu::ram::RamError;
+use crate::qemu::vm::AdoptError as VmAdoptError;
 use crate::qemu::{Accel, RamFile, Vm};
 
 /// Longest time from the start of QEMU to the guest's first word.
@@ -37,6 +40,24 @@ pub struct Launch<'a> {
     pub ram_dir: &'a Path,
     /// The service has no log yet.
     pub first: bool,
+    /// The move it is made for.
+    pub migration: Option<String>,
+}
+
+/// Why an instance of an earlier agent was not taken up.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum AdoptError {
+    #[error("it had not booted")]
+    NotBooted,
+    #[error(transparent)]
+    Vm(#[from] VmAdoptError),
+    #[error("its memory: {0}")]
+    Ram(#[from] RamError),
+    #[error("its log: {0}")]
+    Console(std::io::Error),
+    #[error("its port: {0}")]
+    Port(#[from] crate::hostnet::HostNetError),
 }
 
 #[derive(Debug)]
@@ -61,7 +82,8 @@ pub struct Instance {
     pub console: Arc<Console>,
     /// Held by whoever moves, checkpoints, resumes or ends it.
     pub busy: tokio::sync::Mutex<()>,
-    accel: Accel,
+    run_dir: PathBuf,
+    descriptor: Mutex<Descriptor>,
     port: Mutex<Option<Box<dyn Port>>>,
     standing: Mutex<Standing>,
 }
@@ -73,51 +95,46 @@ impl Instance {
     /// What did not work, with the guest's last words.
     pub async fn start(launch: Launch<'_>, network: &dyn Network) -> Result<Arc<Self>, ApiError> {
         let spec = launch.spec;
-        let stem = format!("{}-{}", spec.name, launch.number);
         let tap = format!("{TAP_PREFIX}{:.6}-{:x}", spec.id, launch.number & 0xffff);
-        let console = Console::create(launch.run_dir, &stem, launch.first)
-            .map_err(|error| ApiError::failed(format!("{}: {error}", launch.run_dir.display())))?;
-        let port = network.plug(&tap, &spec.mac, !launch.standby).map_err(ApiError::failed)?;
-        let line = command_line(&launch, &stem, port.tap());
-        let started = Self::boot(&launch, &line, Arc::new(console), port).await;
+        let mut descriptor =
+            Descriptor::new(spec.clone(), launch.number, launch.accel, tap, launch.ram_dir);
+        descriptor.epoch = launch.epoch;
+        descriptor.migration = launch.migration.clone();
+        let started = Self::boot(&launch, &mut descriptor, network).await;
         // Memory without a name goes away with its last user, whoever dies how.
-        let _ = std::fs::remove_file(&line.ram_file);
-        started
+        let _ = std::fs::remove_file(&descriptor.ram_file);
+        started.inspect_err(|_| {
+            if let Err(error) = descriptor.remove_files(launch.run_dir) {
+                eprintln!(
+                    "files of `{}` are left in {}: {error}",
+                    spec.name,
+                    launch.run_dir.display()
+                );
+            }
+        })
     }
 
     async fn boot(
         launch: &Launch<'_>,
-        line: &CommandLine,
-        console: Arc<Console>,
-        port: Box<dyn Port>,
+        descriptor: &mut Descriptor,
+        network: &dyn Network,
     ) -> Result<Arc<Self>, ApiError> {
-        let clean = |port: Box<dyn Port>| {
-            console.remove();
-            if let Err(error) = port.unplug() {
-                eprintln!("{error}");
-            }
-        };
-        let (vm, ports) = match Vm::start(launch.qemu, line).await {
-            Ok(started) => started,
-            Err(error) => {
-                clean(port);
-                return Err(ApiError::failed(error));
-            }
-        };
-        let capture = Arc::clone(&console);
-        tokio::spawn(async move { capture.capture(ports.console).await });
-        let guest = Guest::new(ports.control);
-        let booted = match wait_for_boot(&guest, &console).await {
-            Ok(hello) => open_ram(launch, line, &hello).map(|ram| (hello, ram)),
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((hello, ram)) => {
-                let state = match hello.state {
-                    State::Standby => InstanceState::Standby,
-                    State::Running | State::Draining => InstanceState::Running,
-                    State::Frozen => InstanceState::Frozen,
-                };
+        let run_dir = launch.run_dir;
+        let in_run_dir =
+            |error: std::io::Error| ApiError::failed(format!("{}: {error}", run_dir.display()));
+        // Before anything is made that an agent which is killed now would leave behind.
+        descriptor.store(run_dir).map_err(in_run_dir)?;
+        let console =
+            Console::create(run_dir, &descriptor.stem(), launch.first).map_err(in_run_dir)?;
+        let console = Arc::new(console);
+        let (tap, mac) = (descriptor.tap.clone(), &launch.spec.mac);
+        let port = network.plug(&tap, mac, !launch.standby).map_err(ApiError::failed)?;
+        let line = command_line(launch, descriptor, port.tap());
+        let begun = Self::begin(launch, descriptor, &line, &console).await;
+        match begun {
+            Ok((vm, guest, ram, hello)) => {
+                let state = state_of(hello.state);
+                let epoch = launch.epoch;
                 let instance = Arc::new(Self {
                     spec: launch.spec.clone(),
                     vm,
@@ -125,18 +142,128 @@ impl Instance {
                     ram,
                     console,
                     busy: tokio::sync::Mutex::new(()),
-                    accel: launch.accel,
+                    run_dir: run_dir.to_owned(),
+                    descriptor: Mutex::new(descriptor.clone()),
                     port: Mutex::new(Some(port)),
-                    standing: Mutex::new(Standing { state, epoch: launch.epoch, reason: None }),
+                    standing: Mutex::new(Standing { state, epoch, reason: None }),
                 });
                 tokio::spawn(watch_end(Arc::downgrade(&instance)));
                 Ok(instance)
             }
             Err(error) => {
-                vm.end().await;
-                clean(port);
+                if let Err(error) = port.unplug() {
+                    eprintln!("{error}");
+                }
                 Err(error)
             }
+        }
+    }
+
+    async fn begin(
+        launch: &Launch<'_>,
+        descriptor: &mut Descriptor,
+        line: &CommandLine,
+        console: &Arc<Console>,
+    ) -> Result<(Vm, Guest, RamFile, Hello), ApiError> {
+        let note = |process| {
+            descriptor.process = Some(process);
+            descriptor.store(launch.run_dir)
+        };
+        let (vm, control) = Vm::start(launch.qemu, line, note).await.map_err(ApiError::failed)?;
+        let (followed, death) = (Arc::clone(console), vm.death());
+        tokio::spawn(async move { followed.follow(death).await });
+        let guest = Guest::new(control, 1);
+        let booted = async {
+            let hello = wait_for_boot(&guest, console).await?;
+            let ram = open_ram(launch, line, &hello)?;
+            descriptor.portable_len = Some(hello.portable.len);
+            descriptor.store(launch.run_dir).map_err(ApiError::failed)?;
+            Ok((ram, hello))
+        };
+        match booted.await {
+            Ok((ram, hello)) => Ok((vm, guest, ram, hello)),
+            Err(error) => {
+                vm.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes up an instance that an earlier agent has left running. It is not known yet where it stands.
+    ///
+    /// # Errors
+    /// It has ended, never booted, or does not answer.
+    pub async fn adopt(
+        descriptor: Descriptor,
+        run_dir: &Path,
+        network: &dyn Network,
+    ) -> Result<Arc<Self>, AdoptError> {
+        let (Some(process), Some(portable_len)) = (descriptor.process, descriptor.portable_len)
+        else {
+            return Err(AdoptError::NotBooted);
+        };
+        let (control, qmp) = (descriptor.control(run_dir), descriptor.qmp(run_dir));
+        let messages = descriptor.messages(run_dir);
+        let (vm, control) = Vm::adopt(process, &control, &qmp, &messages).await?;
+        let spec = descriptor.spec.clone();
+        let len = u64::from(spec.memory_mib) << 20;
+        let mut ram = RamFile::of_process(process.pid, &descriptor.ram_file, len)?;
+        ram.set_portable(Range { addr: PORTABLE_BASE, len: portable_len })?;
+        // The agent may have been killed before it could take the name away.
+        let _ = std::fs::remove_file(&descriptor.ram_file);
+        let console = Console::reopen(run_dir, &descriptor.stem(), descriptor.log_start)
+            .map_err(AdoptError::Console)?;
+        let port = network.adopt(&descriptor.tap, &spec.mac, descriptor.tunnel())?;
+        // An answer to the earlier agent may still come: it must not look like one to us.
+        let guest = Guest::new(control, crate::api::now_us() as u32);
+        let standing =
+            Standing { state: InstanceState::Booting, epoch: descriptor.epoch, reason: None };
+        let instance = Arc::new(Self {
+            spec,
+            vm,
+            guest,
+            ram,
+            console: Arc::new(console),
+            busy: tokio::sync::Mutex::new(()),
+            run_dir: run_dir.to_owned(),
+            descriptor: Mutex::new(descriptor),
+            port: Mutex::new(Some(port)),
+            standing: Mutex::new(standing),
+        });
+        let (console, death) = (Arc::clone(&instance.console), instance.vm.death());
+        tokio::spawn(async move { console.follow(death).await });
+        tokio::spawn(watch_end(Arc::downgrade(&instance)));
+        Ok(instance)
+    }
+
+    /// What an agent that is started again would know of it.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        self.descriptor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what an agent that is started again would know of it.
+    ///
+    /// # Errors
+    /// It cannot be written; what was written before still holds.
+    pub fn note(&self, change: impl FnOnce(&mut Descriptor)) -> Result<(), ApiError> {
+        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = descriptor.clone();
+        change(&mut changed);
+        if changed == *descriptor {
+            return Ok(());
+        }
+        changed
+            .store(&self.run_dir)
+            .map_err(|error| ApiError::failed(format!("{}: {error}", self.run_dir.display())))?;
+        *descriptor = changed;
+        Ok(())
+    }
+
+    /// As [`Instance::note`], where not being able to write harms nobody: guest and store tell the same.
+    pub fn note_if_possible(&self, change: impl FnOnce(&mut Descriptor)) {
+        if let Err(error) = self.note(change) {
+            eprintln!("{}: {error}", self.spec.name);
         }
     }
 
@@ -149,7 +276,7 @@ impl Instance {
             state: standing.state,
             epoch: standing.epoch,
             pid: self.vm.pid(),
-            accel: self.accel,
+            accel: self.descriptor().accel,
             reason: standing.reason.clone(),
             refused_frames: self.guest.refused_frames(),
         }
@@ -274,18 +401,20 @@ impl Instance {
     pub async fn end(&self) -> Result<(), ApiError> {
         self.fail("ended".into());
         let gone = self.vm.end().await;
-        self.console.remove();
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unplugged = port.map_or(Ok(()), Port::unplug);
         if !gone {
             return Err(ApiError::failed(format!("QEMU process {} does not end", self.vm.pid())));
         }
-        unplugged.map_err(ApiError::failed)
+        self.console.close();
+        let removed = self.descriptor().remove_files(&self.run_dir);
+        unplugged.map_err(ApiError::failed)?;
+        removed.map_err(|error| ApiError::failed(format!("{}: {error}", self.run_dir.display())))
     }
 }
 
-fn command_line(launch: &Launch<'_>, stem: &str, tap: Option<String>) -> CommandLine {
-    let spec = launch.spec;
+fn command_line(launch: &Launch<'_>, descriptor: &Descriptor, tap: Option<String>) -> CommandLine {
+    let (spec, run_dir) = (launch.spec, launch.run_dir);
     let boot = BootArguments {
         ip: spec.ip,
         prefix: spec.prefix,
@@ -294,20 +423,30 @@ fn command_line(launch: &Launch<'_>, stem: &str, tap: Option<String>) -> Command
         epoch: launch.epoch,
         service: &spec.args,
     };
-    let socket =
-        |kind: &str| launch.run_dir.join(format!("{:.8}-{}.{kind}", spec.id, launch.number));
+    let [_, console] = Console::paths(run_dir, &descriptor.stem());
     CommandLine {
         machine: spec.machine,
         accel: launch.accel,
         memory_mib: spec.memory_mib,
-        ram_file: launch.ram_dir.join(format!("{stem}-{}.ram", spec.id)),
+        ram_file: descriptor.ram_file.clone(),
         kernel: launch.kernel.clone(),
         append: boot.render(),
         tap,
         mac: spec.mac.clone(),
-        console: socket("log"),
-        control: socket("ctl"),
-        qmp: socket("qmp"),
+        console,
+        control: descriptor.control(run_dir),
+        qmp: descriptor.qmp(run_dir),
+        messages: descriptor.messages(run_dir),
+    }
+}
+
+/// Where an instance stands whose guest says this of itself.
+#[must_use]
+pub fn state_of(state: State) -> InstanceState {
+    match state {
+        State::Standby => InstanceState::Standby,
+        State::Running | State::Draining => InstanceState::Running,
+        State::Frozen => InstanceState::Frozen,
     }
 }
 

@@ -23,7 +23,6 @@ pub mod hold;
 pub mod namespace;
 pub mod notify;
 pub mod plan;
-pub mod process;
 pub mod state;
 pub mod status;
 pub mod up;
@@ -32,6 +31,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use crate::process;
 pub use notify::tell_ready;
 pub use state::{manager_socket, run_dir};
 

@@ -12,8 +12,8 @@ use super::hold::READY;
 use super::namespace::Mode;
 use super::notify::{Listener, Outcome};
 use super::plan::{self, Node, Role};
-use super::process::{Process, readable_within};
 use super::state::{Daemon, HeldNode, State, make_run_dir, manager_socket_in, run_dir};
+use crate::process::{Process, readable_within};
 
 /// How long a node may take to have its network.
 const NODE_DEADLINE: Duration = Duration::from_secs(10);

@@ -15,7 +15,8 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
+    MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest, Resumed,
+    RunRequest, Service,
 };
 use crate::repository::ImageName;
 
@@ -31,6 +32,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}/connections", get(connections))
         .route("/v1/services/{name}/log", get(log))
         .route("/v1/services/{name}/migrate", post(migrate))
+        .route("/v1/services/{name}/ownership", post(ownership))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
         .route("/v1/restore", post(restore))
         .route("/v1/snapshots/{digest}", get(snapshot))
@@ -101,6 +103,14 @@ async fn migrate(
 ) -> Result<Response> {
     let id = manager.migrate(&name, &request.to).await?;
     Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn ownership(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<OwnershipRequest>,
+) -> Result<Json<OwnershipAnswer>> {
+    Ok(Json(manager.ownership(&name, request).await?))
 }
 
 async fn checkpoint(

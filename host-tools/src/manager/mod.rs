@@ -4,16 +4,20 @@
 //! 2. [`nodes`]: the agents it knows.
 //! 3. [`state`]: all that the requests share.
 //! 4. [`services`]: run, show, stop.
-//! 5. [`migrations`]: moves as objects, and the commit.
-//! 6. [`workspace`]: checkpoint and restore.
-//! 7. [`logs`]: a service's log across its moves.
-//! 8. [`http`]: the routes.
+//! 5. [`moves`]: the moves as objects, and what of them is durable.
+//! 6. [`migrations`]: beginning and ending a move, and the commit between.
+//! 7. [`recovery`]: every move comes to an end, whoever dies.
+//! 8. [`workspace`]: checkpoint and restore.
+//! 9. [`logs`]: a service's log across its moves.
+//! 10. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
 pub mod logs;
 pub mod migrations;
+pub mod moves;
 pub mod nodes;
+pub mod recovery;
 pub mod services;
 pub mod state;
 pub mod workspace;
@@ -54,7 +58,9 @@ pub async fn serve(
         .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
     let store = EmbeddedStore::open(&config.state_dir.join("store.redb"))?;
     let manager = Manager::open(Box::new(store), &config.state_dir, config.pool).await?;
-    let router = http::router(Arc::new(manager));
+    let manager = Arc::new(manager);
+    manager.recover().await?;
+    let router = http::router(manager);
     let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
 
 use super::address::Pool;
-use super::migrations::Moves;
+use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
-use crate::api::{ApiError, Digest32, Migration};
+use crate::api::{ApiError, Digest32};
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
 
-/// Kind of the store's documents that hold finished moves.
+/// Kind of the store's documents that hold moves.
 pub const MIGRATION_DOCUMENT: &str = "migration";
 
 /// The manager.
@@ -44,16 +43,21 @@ impl Manager {
         pool: Pool,
     ) -> Result<Self, ApiError> {
         let documents = store.documents(MIGRATION_DOCUMENT).await?;
-        let finished: Vec<Migration> =
-            documents.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
-        let last = finished.iter().filter_map(|migration| number(&migration.id)).max();
+        let read = |json: &Vec<u8>| {
+            serde_json::from_slice::<KeptMove>(json).map_err(|error| {
+                ApiError::failed(format!(
+                    "the store holds a move that cannot be read ({error}): was it written by a newer version?"
+                ))
+            })
+        };
+        let kept = documents.iter().map(read).collect::<Result<_, _>>()?;
         Ok(Self {
             store,
             nodes: Nodes::default(),
             images: Images::open(&state_dir.join("images"))?,
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
-            moves: Moves::new(finished, AtomicU32::new(last.unwrap_or(0) + 1)),
+            moves: Moves::new(kept),
             failures: Mutex::default(),
         })
     }
@@ -90,10 +94,4 @@ impl Manager {
     pub async fn images_in_use(&self) -> Result<Vec<Digest32>, ApiError> {
         Ok(self.store.list().await?.iter().map(|record| record.spec.image.digest).collect())
     }
-}
-
-/// The number in the id of a move.
-#[must_use]
-pub fn number(id: &str) -> Option<u32> {
-    id.strip_prefix('m')?.parse().ok()
 }

@@ -1,210 +1,209 @@
-//! Manager, agents, and the real `host-tools` command.
+//! Manager and agents as processes that can be killed, and the real `host-tools` command.
 
-use std::net::Ipv4Addr;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use host_tools::agent::network::{Copying, End, Network, Port};
-use host_tools::agent::{self};
+use host_tools::agent;
 use host_tools::api::{Client, Instance, Problem, Service};
-use host_tools::hostnet::HostNetError;
-use host_tools::manager;
+use host_tools::process::with_argument_containing;
 use host_tools::wire::Address;
-use tokio::sync::oneshot;
 
-use super::qemu::{ARGUMENTS, Deed, SCRIPT_DIR, write_script};
+use super::qemu::{ARGUMENTS, Deed, SCRIPT_DIR, VIOLATIONS, write_script};
+use super::switch::{Journal, PaperSwitch};
 
-/// What the agents did to their switches, in order, as `node port deed`.
-#[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Mutex<Vec<String>>>);
+/// Holds the directory of the node, in the process that is an agent.
+pub const AGENT: &str = "FERRY_SCRIPTED_AGENT";
+/// Memory of a node, in MiB.
+const MEMORY_MIB: u64 = 1000;
 
-impl Journal {
-    fn note(&self, text: String) {
-        self.0.lock().unwrap().push(text);
-    }
-
-    pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
+/// Runs the agent of the node whose directory this is, until it is killed. Its name is the directory's;
+/// its address is in a file there.
+pub fn run_agent(dir: &str) {
+    let dir = PathBuf::from(dir);
+    let (name, world) = (file_name(&dir), dir.parent().unwrap().to_owned());
+    let listen = std::fs::read_to_string(dir.join("address")).unwrap();
+    let config = agent::Config {
+        name: name.clone(),
+        listen: listen.parse().unwrap(),
+        manager: Address::Unix(world.join("manager.sock")),
+        state_dir: dir.clone(),
+        ram_dir: dir.join("ram"),
+        qemu: dir.join("qemu").to_str().unwrap().into(),
+        memory_mib: Some(MEMORY_MIB),
+    };
+    let network = PaperSwitch::new(name, dir.join("taps"), Journal::of(&world));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let served = agent::serve(config, Box::new(network), std::future::pending(), || {});
+    runtime.block_on(served).unwrap();
 }
 
-/// A switch that only keeps a journal.
-#[derive(Debug)]
-struct PaperSwitch {
-    node: String,
-    journal: Journal,
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-#[derive(Debug)]
-struct PaperPort {
-    node: String,
-    journal: Journal,
-}
-
-impl Network for PaperSwitch {
-    fn plug(&self, _name: &str, _mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError> {
-        let node = self.node.clone();
-        self.journal.note(format!("{node} plug {}", if open { "open" } else { "closed" }));
-        Ok(Box::new(PaperPort { node, journal: self.journal.clone() }))
-    }
-}
-
-impl Port for PaperPort {
-    fn tap(&self) -> Option<String> {
-        None
-    }
-
-    fn set_open(&self, open: bool) -> Result<(), HostNetError> {
-        self.journal.note(format!("{} {}", self.node, if open { "open" } else { "close" }));
-        Ok(())
-    }
-
-    fn mirror(&self, end: End, _: Ipv4Addr, _: u32) -> Result<Box<dyn Copying>, HostNetError> {
-        self.journal.note(format!("{} mirror {end:?}", self.node));
-        Ok(Box::new(PaperMirror { node: self.node.clone(), journal: self.journal.clone() }))
-    }
-
-    fn unplug(self: Box<Self>) -> Result<(), HostNetError> {
-        self.journal.note(format!("{} unplug", self.node));
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct PaperMirror {
-    node: String,
-    journal: Journal,
-}
-
-impl Copying for PaperMirror {
-    fn on(&mut self) -> Result<(), HostNetError> {
-        self.journal.note(format!("{} mirror on", self.node));
-        Ok(())
-    }
-}
-
-impl Drop for PaperMirror {
-    fn drop(&mut self) {
-        self.journal.note(format!("{} mirror off", self.node));
-    }
-}
-
-/// An agent and what its guests are to do.
-pub struct Node {
-    pub dir: PathBuf,
-    pub address: String,
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
+/// A daemon and how it is started.
+struct Daemon {
+    name: String,
+    child: Child,
 }
 
 /// All of it; ends with its value.
 pub struct World {
     pub journal: Journal,
-    pub manager: String,
-    pub nodes: Vec<Node>,
+    daemons: Vec<Daemon>,
     dir: tempfile::TempDir,
 }
 
 const LIMIT: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(10);
 
 impl World {
     /// A manager and nodes `a` and `b` with 1000 MiB each, and an image `svc` in the repository.
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (sender, address) = oneshot::channel();
-        let config = manager::Config {
-            listen: Some("127.0.0.1:0".parse().unwrap()),
-            socket: None,
-            state_dir: dir.path().join("manager"),
-            pool: "10.77.0.50-10.77.0.99/24".parse().unwrap(),
-        };
-        tokio::spawn(async move {
-            let forever = std::future::pending();
-            let ready = |address| sender.send(address).unwrap();
-            manager::serve(config, forever, ready).await.unwrap();
-        });
-        let manager = address.await.unwrap().unwrap().to_string();
-        let mut world = Self { journal: Journal::default(), manager, nodes: Vec::new(), dir };
+        let dir = tempfile::Builder::new().prefix("fw").tempdir().unwrap();
+        let journal = Journal::of(dir.path());
+        let mut world = Self { journal, daemons: Vec::new(), dir };
+        world.start("manager");
         for name in ["a", "b"] {
-            world.add_node(name, 1000).await;
+            world.make_node(name);
+            world.start(name);
         }
+        world
+            .until("both agents have reported", async |world: &Self| {
+                let nodes: Vec<host_tools::api::Node> =
+                    world.client().get("/v1/nodes").await.unwrap_or_default();
+                nodes.len() == 2
+            })
+            .await;
         let image = world.dir.path().join("svc");
         std::fs::write(&image, image_file(7)).unwrap();
         world.good(&["image", "push", image.to_str().unwrap()]).await;
         world
     }
 
-    async fn add_node(&mut self, name: &str, memory_mib: u64) {
-        let dir = self.dir.path().join(name);
-        std::fs::create_dir_all(dir.join("ram")).unwrap();
+    fn make_node(&self, name: &str) {
+        let dir = self.path(name);
+        for part in ["ram", "taps"] {
+            std::fs::create_dir_all(dir.join(part)).unwrap();
+        }
+        // An address of its own that is free now; the agent listens there however often it is started.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        std::fs::write(dir.join("address"), free.to_string()).unwrap();
         let script = dir.join("qemu");
         let text = format!(
-            "#!/bin/sh\n{SCRIPT_DIR}='{}' {ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\" exec '{}' --exact scripted_guest --nocapture\n",
+            "#!/bin/sh\nexec 3<&0 4>&1 </dev/null >/dev/null\n\
+             {SCRIPT_DIR}='{}' {ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\" \\\n\
+             exec '{}' --exact scripted_guest --nocapture --skip \"$*\"\n",
             dir.display(),
             std::env::current_exe().unwrap().display()
         );
         std::fs::write(&script, text).unwrap();
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let config = agent::Config {
-            name: name.into(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            manager: self.manager.parse().unwrap(),
-            state_dir: dir.clone(),
-            ram_dir: dir.join("ram"),
-            qemu: script.to_str().unwrap().into(),
-            memory_mib: Some(memory_mib),
+    }
+
+    /// Starts the manager or an agent that does not run.
+    pub fn start(&mut self, name: &str) {
+        let log = OpenOptions::new().create(true).append(true).open(self.log(name)).unwrap();
+        let mut command = match name {
+            "manager" => {
+                let mut command = Command::new(host_tools_program());
+                command.arg("manager").arg("--socket").arg(self.manager());
+                command.arg("--state-dir").arg(self.path("manager"));
+                command
+            }
+            _ => {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command.args(["--exact", "scripted_agent", "--nocapture"]);
+                command.env(AGENT, self.path(name));
+                command
+            }
         };
-        let network = PaperSwitch { node: name.into(), journal: self.journal.clone() };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (ready, is_ready) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let shutdown = async { drop(stopped.await) };
-            let ready = || ready.send(()).unwrap();
-            agent::serve(config, Box::new(network), shutdown, ready).await.unwrap();
-        });
-        is_ready.await.unwrap();
-        let nodes: Vec<host_tools::api::Node> = self.client().get("/v1/nodes").await.unwrap();
-        let node = nodes.iter().find(|node| node.report.name == name).unwrap();
-        let address = node.report.address.clone();
-        self.nodes.push(Node { dir, address, stop: Some(stop), task });
+        let both: [File; 2] = [log.try_clone().unwrap(), log];
+        let [out, err] = both.map(Stdio::from);
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+        std::fs::write(self.daemon_pid_file(name), child.id().to_string()).unwrap();
+        self.daemons.push(Daemon { name: name.into(), child });
+    }
+
+    /// Kills the manager or an agent, unless a guest has done so already. Guests go on.
+    pub fn kill(&mut self, name: &str) {
+        let at = self.daemons.iter().position(|daemon| daemon.name == name).unwrap();
+        let mut daemon = self.daemons.remove(at);
+        daemon.child.kill().unwrap();
+        daemon.child.wait().unwrap();
+    }
+
+    /// Whether it has been killed.
+    pub fn is_dead(&mut self, name: &str) -> bool {
+        let daemon = self.daemons.iter_mut().find(|daemon| daemon.name == name).unwrap();
+        daemon.child.try_wait().unwrap().is_some()
+    }
+
+    /// File with the process id of the manager or an agent.
+    pub fn daemon_pid_file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.pid"))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+
+    fn manager(&self) -> PathBuf {
+        self.dir.path().join("manager.sock")
+    }
+
+    /// Waits until something is true.
+    pub async fn until(&self, what: &str, is_true: impl AsyncFn(&Self) -> bool) {
+        let wait = async {
+            while !is_true(self).await {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(LIMIT, wait).await.is_err() {
+            panic!("waited in vain: {what}\n{}", self.story());
+        }
+    }
+
+    /// What the daemons have said.
+    pub fn story(&self) -> String {
+        ["manager", "a", "b"]
+            .map(|name| {
+                let log = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+                format!("--- {name}\n{log}")
+            })
+            .concat()
+    }
+
+    /// No two guests of one service ever ran at once.
+    pub fn assert_one_at_a_time(&self) {
+        assert!(!self.path(VIOLATIONS).exists(), "two instances ran at once\n{}", self.story());
     }
 
     pub fn client(&self) -> Client {
-        Client::new(self.manager.parse::<Address>().unwrap(), "the manager")
+        Client::new(Address::Unix(self.manager()), "the manager")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn node(&self, name: &str) -> &Node {
-        &self.nodes[usize::from(name == "b")]
-    }
-
     /// What guests on a node do when orders come.
     pub fn script(&self, node: &str, deeds: &[(&str, Deed)]) {
-        write_script(&self.node(node).dir, deeds);
+        write_script(&self.path(node), deeds);
     }
 
     /// File with the id of the node's newest guest process.
     pub fn pid_file(&self, node: &str) -> PathBuf {
-        self.node(node).dir.join("pid")
-    }
-
-    /// Ends an agent and its guests.
-    pub async fn end_node(&mut self, name: &str) {
-        let node = &mut self.nodes[usize::from(name == "b")];
-        drop(node.stop.take());
-        (&mut node.task).await.unwrap();
+        self.path(node).join("pid")
     }
 
     /// Runs the command.
     pub async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(host_tools_program());
-        command.args(arguments).env("FERRY_MANAGER", &self.manager);
+        command.args(arguments).env("FERRY_MANAGER", format!("unix:{}", self.manager().display()));
         let run = tokio::task::spawn_blocking(move || command.output().unwrap());
         tokio::time::timeout(2 * LIMIT, run).await.unwrap().unwrap()
     }
@@ -229,16 +228,42 @@ impl World {
         self.client().get(&format!("/v1/services/{name}")).await.unwrap()
     }
 
+    fn agent(&self, node: &str) -> Client {
+        let address = std::fs::read_to_string(self.path(node).join("address")).unwrap();
+        Client::new(address.parse().unwrap(), "the node")
+    }
+
     /// The instance a node has, if it has one.
     pub async fn instance(&self, node: &str, name: &str) -> Option<Instance> {
-        let address = self.node(node).address.parse().unwrap();
-        let client = Client::new(address, "the node");
-        match client.get(&format!("/v1/instances/{name}")).await {
+        match self.agent(node).get(&format!("/v1/instances/{name}")).await {
             Ok(instance) => Some(instance),
             Err(error) => {
-                assert_eq!(error.problem, Problem::NotFound, "{error}");
+                assert_eq!(error.problem, Problem::NotFound, "{error}\n{}", self.story());
                 None
             }
+        }
+    }
+
+    /// As [`World::instance`], while the node may be down or starting.
+    pub async fn try_instance(&self, node: &str, name: &str) -> Result<Option<Instance>, ()> {
+        match self.agent(node).get(&format!("/v1/instances/{name}")).await {
+            Ok(instance) => Ok(Some(instance)),
+            Err(error) if error.problem == Problem::NotFound => Ok(None),
+            Err(_) => Err(()),
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for daemon in &mut self.daemons {
+            // It may have been killed already.
+            let _ = daemon.child.kill();
+            let _ = daemon.child.wait();
+        }
+        // Guests outlive their agents; all name their memory's file, which lies in our directory.
+        for guest in with_argument_containing(&format!("{}/", self.dir.path().display())) {
+            guest.end(Duration::ZERO).unwrap();
         }
     }
 }
