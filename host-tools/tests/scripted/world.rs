@@ -200,10 +200,16 @@ impl World {
         self.path(node).join("pid")
     }
 
-    /// Runs the command.
-    pub async fn run(&self, arguments: &[&str]) -> Output {
+    /// The command with these arguments, for this manager.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(host_tools_program());
         command.args(arguments).env("FERRY_MANAGER", format!("unix:{}", self.manager().display()));
+        command
+    }
+
+    /// Runs the command.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
         let run = tokio::task::spawn_blocking(move || command.output().unwrap());
         tokio::time::timeout(2 * LIMIT, run).await.unwrap().unwrap()
     }
