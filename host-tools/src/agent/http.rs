@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::host::Host;
+use super::recovery::{self, Settled};
 use super::{checkpoint, destination, source};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
@@ -222,15 +223,22 @@ async fn make_checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     let instance = host.instance(&name)?;
-    Ok(Json(checkpoint::checkpoint(&host, &instance, request.leave_running).await?))
+    Ok(Json(checkpoint::checkpoint(&host, &instance, &request).await?))
 }
 
-/// The manager did not keep the snapshot: the service goes on here.
+/// The manager did not keep the snapshot: the service goes on here, if the store has not given it away.
 async fn abort(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
     let instance = host.instance(&name)?;
     let _busy = instance.busy.lock().await;
-    checkpoint::thaw(&instance).await?;
-    Ok(Json(()))
+    match recovery::attempt(&host, &instance).await? {
+        Settled::Runs => Ok(Json(())),
+        Settled::Ended => {
+            Err(ApiError::conflict(format!("`{name}` belongs to a snapshot already")))
+        }
+        Settled::Waits => Err(ApiError::conflict(format!(
+            "it is not decided whether `{name}` or its snapshot goes on; it stays frozen until then"
+        ))),
+    }
 }
 
 async fn resume(

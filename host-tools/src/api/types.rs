@@ -119,8 +119,8 @@ pub struct NodeReport {
 pub struct Node {
     /// What it last said.
     pub report: NodeReport,
-    /// How long ago, in milliseconds.
-    pub seen_ms_ago: u64,
+    /// How long ago, in milliseconds; `None` if it was before the manager was started.
+    pub seen_ms_ago: Option<u64>,
     /// Whether that is recent.
     pub ready: bool,
 }
@@ -312,6 +312,9 @@ pub struct Migration {
 pub struct CheckpointRequest {
     /// Go on afterwards.
     pub leave_running: bool,
+    /// Under which id the record names the checkpoint, if the service ends with it. The manager sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// What came of a checkpoint.

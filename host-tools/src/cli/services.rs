@@ -215,7 +215,11 @@ pub async fn nodes(manager: &Client, json: bool) -> Done {
     for Node { report, seen_ms_ago, ready } in nodes {
         table.row([
             report.name,
-            if ready { "ready".into() } else { format!("silent for {} s", seen_ms_ago / 1000) },
+            match seen_ms_ago {
+                _ if ready => "ready".into(),
+                Some(ms) => format!("silent for {} s", ms / 1000),
+                None => "not heard of yet".into(),
+            },
             report.address,
             report.instances.to_string(),
             format!("{} of {} MiB", report.free_mib, report.memory_mib),

@@ -54,7 +54,7 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 }
 
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
-    manager.nodes.report(report)?;
+    manager.report(report).await?;
     Ok(Json(()))
 }
 

@@ -7,6 +7,7 @@ use hyper::Method;
 
 use super::moves::KeptMove;
 use super::state::{MIGRATION_DOCUMENT, Manager};
+use super::workspace::CHECKPOINT_PREFIX;
 use crate::api::{
     ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, MoveEvent, MoveRequest,
     OwnershipAnswer, OwnershipRequest,
@@ -176,11 +177,8 @@ impl Manager {
         name: &str,
         request: OwnershipRequest,
     ) -> Result<OwnershipAnswer, ApiError> {
-        if let Some(id) = request.settle
-            && let Ok((migration, epoch)) = self.moves.get(&id)
-            && migration.service == name
-        {
-            self.settle(&id, CommitRequest { epoch }).await?;
+        if let Some(id) = request.settle {
+            self.settle_any(name, &id).await?;
         }
         let record = self.store.get(name).await?;
         Ok(match record.filter(|record| record.spec.id == request.id) {
@@ -193,6 +191,28 @@ impl Manager {
             None if self.store.last_epoch(&request.id).await? == 0 => OwnershipAnswer::Unknown,
             None => OwnershipAnswer::Released,
         })
+    }
+}
+
+impl Manager {
+    /// Makes sure that a move or checkpoint does not commit any more, unless it has.
+    async fn settle_any(&self, name: &str, id: &str) -> Result<(), ApiError> {
+        if id.starts_with(CHECKPOINT_PREFIX) {
+            let record = self.store.get(name).await?;
+            let open = record.filter(|record| record.migration.as_deref() == Some(id));
+            if let Some(Record { owner: Ownership::Node { .. }, epoch, .. }) = open {
+                let end = Renewal::EndMove { migration: id.to_owned() };
+                match self.store.renew(name, epoch, end).await {
+                    Ok(_) | Err(StoreError::Epoch { .. } | StoreError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        } else if let Ok((migration, epoch)) = self.moves.get(id)
+            && migration.service == name
+        {
+            self.settle(id, CommitRequest { epoch }).await?;
+        }
+        Ok(())
     }
 }
 

@@ -7,12 +7,15 @@ use std::sync::Mutex;
 use super::address::Pool;
 use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
-use crate::api::{ApiError, Digest32};
+use crate::api::{ApiError, Digest32, NodeReport};
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
 
 /// Kind of the store's documents that hold moves.
 pub const MIGRATION_DOCUMENT: &str = "migration";
+
+/// Kind of the store's documents that hold the last report of a node from a new address.
+const NODE_DOCUMENT: &str = "node";
 
 /// The manager.
 pub struct Manager {
@@ -51,15 +54,32 @@ impl Manager {
             })
         };
         let kept = documents.iter().map(read).collect::<Result<_, _>>()?;
+        let reports = store.documents(NODE_DOCUMENT).await?;
+        // A report that cannot be read is soon replaced by the node's next one.
+        let reports = reports.iter().filter_map(|json| serde_json::from_slice(json).ok());
+        let nodes = Nodes::load(reports.collect())?;
         Ok(Self {
             store,
-            nodes: Nodes::default(),
+            nodes,
             images: Images::open(&state_dir.join("images"))?,
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
             moves: Moves::new(kept),
             failures: Mutex::default(),
         })
+    }
+
+    /// Takes a node's report.
+    ///
+    /// # Errors
+    /// Its address is none, or the store does not take it.
+    pub async fn report(&self, report: NodeReport) -> Result<(), ApiError> {
+        let name = report.name.clone();
+        let json = serde_json::to_vec(&report).map_err(ApiError::failed)?;
+        if self.nodes.report(report)? {
+            self.store.put_document(NODE_DOCUMENT, &name, json).await?;
+        }
+        Ok(())
     }
 
     /// The record of a service.
