@@ -198,7 +198,7 @@ impl Descriptor {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::api::{Digest32, ImageRef};
     use crate::qemu::Machine;

@@ -320,3 +320,31 @@ impl Serves {
 fn silent(node: &str) -> ApiError {
     ApiError::new(Problem::Unreachable, format!("node {node} does not answer"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::descriptor::tests::spec;
+
+    #[test]
+    fn the_record_says_where_a_move_stands() {
+        let record = |epoch, migration: Option<&str>| Record {
+            spec: spec("p"),
+            owner: Ownership::Node { name: "a".into() },
+            epoch,
+            migration: migration.map(str::to_owned),
+            created_us: 1,
+        };
+        for (found, expected) in [
+            (Some(record(5, Some("m1"))), Standing::Open),
+            (Some(record(6, Some("m1"))), Standing::Committed),
+            (Some(record(7, Some("m1"))), Standing::TakenBack),
+            (Some(record(5, None)), Standing::Closed),
+            (Some(record(6, None)), Standing::Closed),
+            (Some(record(6, Some("m2"))), Standing::Closed),
+            (None, Standing::Closed),
+        ] {
+            assert_eq!(standing(found.as_ref(), "m1", 5), expected, "{found:?}");
+        }
+    }
+}

@@ -372,7 +372,10 @@ mod tests {
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
         let mut noted = None;
-        let note = |process| Ok(noted = Some(process));
+        let note = |process| {
+            noted = Some(process);
+            Ok(())
+        };
         let (vm, _control) = Vm::start(QEMU, &line, note).await.unwrap();
         assert_eq!(noted, Some(vm.process()));
         assert_eq!(std::fs::metadata(&line.ram_file).unwrap().len(), 40 << 20);

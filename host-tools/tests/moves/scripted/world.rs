@@ -136,10 +136,17 @@ impl World {
         daemon.child.wait().unwrap();
     }
 
-    /// Whether it has been killed.
-    pub fn is_dead(&mut self, name: &str) -> bool {
-        let daemon = self.daemons.iter_mut().find(|daemon| daemon.name == name).unwrap();
-        daemon.child.try_wait().unwrap().is_some()
+    /// Waits until somebody has killed the manager or an agent.
+    pub async fn until_dead(&mut self, name: &str) {
+        let at = self.daemons.iter().position(|daemon| daemon.name == name).unwrap();
+        let dead = async {
+            while self.daemons[at].child.try_wait().unwrap().is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(LIMIT, dead).await.is_err() {
+            panic!("{name} is not killed\n{}", self.story());
+        }
     }
 
     /// File with the process id of the manager or an agent.

@@ -1,5 +1,6 @@
 //! Manager and agents as they are, the real command, and guests that play a script.
 
+mod faults;
 mod scripted;
 
 use host_tools::api::{InstanceState, ServiceState};

@@ -47,6 +47,8 @@ pub enum Deed {
     Kill(PathBuf),
     /// Answers, and then kills them.
     KillAfter(PathBuf),
+    /// Kills them, and ends.
+    KillAllAndDie(PathBuf),
     /// Does not answer.
     Silence,
     /// Sends bytes that are no frame, and an absurdly long one, then goes on.
@@ -63,6 +65,7 @@ pub fn write_script(dir: &Path, deeds: &[(&str, Deed)]) {
         Deed::Die => format!("{order} die\n"),
         Deed::Kill(file) => format!("{order} kill {}\n", file.display()),
         Deed::KillAfter(file) => format!("{order} kill-after {}\n", file.display()),
+        Deed::KillAllAndDie(file) => format!("{order} kill-all-and-die {}\n", file.display()),
         Deed::Silence => format!("{order} silence\n"),
         Deed::Garbage => format!("{order} garbage\n"),
         Deed::BadRange => format!("{order} bad-range\n"),
@@ -80,6 +83,7 @@ fn deed(dir: &Path, order: &str) -> Option<Deed> {
         "die" => Deed::Die,
         "kill" => Deed::Kill(words.next()?.into()),
         "kill-after" => Deed::KillAfter(words.next()?.into()),
+        "kill-all-and-die" => Deed::KillAllAndDie(words.next()?.into()),
         "silence" => Deed::Silence,
         "garbage" => Deed::Garbage,
         "bad-range" => Deed::BadRange,
@@ -87,7 +91,8 @@ fn deed(dir: &Path, order: &str) -> Option<Deed> {
     })
 }
 
-fn kill(pid_file: &Path) {
+/// Kills the processes whose ids are in a file.
+pub fn kill(pid_file: &Path) {
     for pid in std::fs::read_to_string(pid_file).unwrap().split_whitespace() {
         let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
         // It may be gone already.
@@ -281,6 +286,10 @@ impl Guest {
             Some(Deed::Kill(file)) => {
                 kill(&file);
                 None
+            }
+            Some(Deed::KillAllAndDie(file)) => {
+                kill(&file);
+                std::process::exit(1)
             }
             Some(Deed::Garbage) => {
                 let port = &mut self.control.stream;

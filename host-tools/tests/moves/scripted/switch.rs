@@ -54,6 +54,15 @@ impl PaperSwitch {
     }
 }
 
+impl PaperPort {
+    /// In one step, like the kernel: the agent may be killed, and tests look at it.
+    fn write(&self, open: bool) {
+        let next = self.file.parent().and_then(Path::parent).unwrap().join("port.part");
+        std::fs::write(&next, word(open)).unwrap();
+        std::fs::rename(next, &self.file).unwrap();
+    }
+}
+
 fn word(open: bool) -> &'static str {
     if open { "open" } else { "closed" }
 }
@@ -61,7 +70,7 @@ fn word(open: bool) -> &'static str {
 impl Network for PaperSwitch {
     fn plug(&self, name: &str, _mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError> {
         let port = self.port(name);
-        std::fs::write(&port.file, word(open)).unwrap();
+        port.write(open);
         self.journal.note(&format!("{} plug {}", self.node, word(open)));
         Ok(Box::new(port))
     }
@@ -87,7 +96,7 @@ impl Port for PaperPort {
     }
 
     fn set_open(&self, open: bool) -> Result<(), HostNetError> {
-        std::fs::write(&self.file, word(open)).unwrap();
+        self.write(open);
         self.journal.note(&format!("{} {}", self.node, if open { "open" } else { "close" }));
         Ok(())
     }
