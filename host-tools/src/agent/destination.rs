@@ -72,7 +72,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
         }
         drop(standby.mirror);
         if let Err(error) = host.end(&standby.instance).await {
+            // The source is not told that it is gone: it will ask.
             eprintln!("{error}");
+            return;
         }
     }
     match give_up {

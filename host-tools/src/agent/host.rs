@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,8 @@ use crate::repository::Blobs;
 
 /// Largest image that is fetched, in bytes.
 pub const MAX_IMAGE: usize = 256 << 20;
+/// Silence after which a guest is taken for dead when somebody has to know.
+const MUTE_LIMIT: Duration = Duration::from_secs(30);
 /// Memory that QEMU itself takes beside the guest's, in MiB.
 const QEMU_OVERHEAD_MIB: u64 = 64;
 
@@ -84,6 +87,9 @@ impl Host {
             std::fs::create_dir_all(directory)
                 .map_err(|error| ApiError::failed(format!("{}: {error}", directory.display())))?;
         }
+        // The guests' control ports lie there.
+        std::fs::set_permissions(&run_dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|error| ApiError::failed(format!("{}: {error}", run_dir.display())))?;
         let path = config.state_dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
         let lock =
@@ -348,6 +354,10 @@ impl Host {
     /// As [`Instance::end`].
     pub async fn end(&self, instance: &Arc<Instance>) -> Result<(), ApiError> {
         let ended = instance.end().await;
+        if instance.vm.death().borrow().is_none() {
+            // Nobody may hear that it is gone.
+            return ended;
+        }
         let mut slots = self.slots();
         let name = &instance.spec.name;
         if matches!(slots.get(name), Some(Slot::Started(held)) if Arc::ptr_eq(held, instance)) {
@@ -357,8 +367,8 @@ impl Host {
     }
 
     /// Finds out whether the service runs here under `epoch`, which the asker knows to be committed. A
-    /// whole standby takes over now; any other instance of a lower epoch is ended. Whatever else happens,
-    /// afterwards it is true that it runs, or that it never will.
+    /// whole standby takes over now; one that is not whole, or a guest that has been mute for long, is
+    /// ended. Afterwards it is true that the service runs here, or that it never will under this epoch.
     ///
     /// # Errors
     /// It is not decided: the manager does not answer, QEMU does not end, or the instance is just being
@@ -377,15 +387,17 @@ impl Host {
             std::cmp::Ordering::Greater => return Ok(false),
             _ => {}
         }
-        if instance.descriptor().verified {
-            return match recovery::attempt(self, &instance).await? {
-                Settled::Runs => Ok(instance.epoch() == epoch),
-                Settled::Ended => Ok(false),
-                Settled::Waits => Err(ApiError::conflict(format!(
-                    "it is not decided yet whose `{name}` is; its standby on node {} waits",
-                    self.name()
-                ))),
-            };
+        match recovery::attempt(self, &instance).await? {
+            Settled::Runs => return Ok(instance.epoch() == epoch),
+            Settled::Ended => return Ok(false),
+            Settled::Waits => {}
+        }
+        // Whoever owns a guest that has been mute for so long: ended, it can be replaced.
+        if instance.mute_for() < MUTE_LIMIT {
+            return Err(ApiError::conflict(format!(
+                "it is not decided yet whether the instance of `{name}` on node {} runs",
+                self.name()
+            )));
         }
         self.end(&instance).await?;
         Ok(false)

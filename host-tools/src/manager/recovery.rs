@@ -215,14 +215,15 @@ impl Manager {
         let Some(known) = self.moves.kept(number) else { return Ok(None) };
         let (migration, began) = (known.migration, known.epoch);
         let (id, name) = (migration.id.as_str(), migration.service.as_str());
-        if broken.is_some() {
+        let mut record = self.store.get(name).await?;
+        if broken.is_some() && standing(record.as_ref(), id, began) == Standing::Open {
             let end = Renewal::EndMove { migration: id.to_owned() };
             match self.store.renew(name, began, end).await {
                 Ok(_) | Err(StoreError::Epoch { .. } | StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
+            record = self.store.get(name).await?;
         }
-        let record = self.store.get(name).await?;
         let stands = standing(record.as_ref(), id, began);
         let Some(broken) = broken else {
             // The source may still be at work: only look.

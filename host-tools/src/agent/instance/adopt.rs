@@ -60,8 +60,12 @@ impl Instance {
         let port = network.adopt(&descriptor.tap, &spec.mac, descriptor.tunnel())?;
         // An answer to the earlier agent may still come: it must not look like one to us.
         let guest = Guest::new(control, crate::api::now_us() as u32);
-        let standing =
-            Standing { state: InstanceState::Booting, epoch: descriptor.epoch, reason: None };
+        let standing = Standing {
+            state: InstanceState::Booting,
+            epoch: descriptor.epoch,
+            reason: None,
+            mute: None,
+        };
         let instance = Arc::new(Self {
             spec,
             vm,

@@ -95,7 +95,7 @@ impl Instance {
                     run_dir: run_dir.to_owned(),
                     descriptor: Mutex::new(descriptor.clone()),
                     port: Mutex::new(Some(port)),
-                    standing: Mutex::new(Standing { state, epoch, reason: None }),
+                    standing: Mutex::new(Standing { state, epoch, reason: None, mute: None }),
                 });
                 tokio::spawn(watch_end(Arc::downgrade(&instance)));
                 Ok(instance)

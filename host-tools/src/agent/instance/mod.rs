@@ -11,7 +11,7 @@ pub use boot::{BOOT_LIMIT, Launch};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_protocol::control::{Answer, Connection, Order, Range, State};
 
@@ -33,6 +33,8 @@ struct Standing {
     state: InstanceState,
     epoch: u64,
     reason: Option<String>,
+    /// Since when the guest does not say where it stands.
+    mute: Option<Instant>,
 }
 
 /// An instance of a service.
@@ -125,6 +127,18 @@ impl Instance {
         if standing.state != InstanceState::Failed {
             standing.state = state;
         }
+    }
+
+    /// Notes whether the guest says where it stands.
+    pub fn set_mute(&self, mute: bool) {
+        let mut standing = self.standing();
+        standing.mute = mute.then(|| standing.mute.unwrap_or_else(Instant::now));
+    }
+
+    /// How long the guest has not said where it stands.
+    #[must_use]
+    pub fn mute_for(&self) -> Duration {
+        self.standing().mute.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Notes the ownership number it runs under.

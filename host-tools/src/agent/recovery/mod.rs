@@ -78,6 +78,7 @@ pub async fn attempt(host: &Host, instance: &Arc<Instance>) -> Result<Settled, A
     }
     let descriptor = instance.descriptor();
     let (guest, asked) = tokio::join!(probe(instance), ask(host, &descriptor));
+    instance.set_mute(guest == Guest::Mute);
     let noted = Noted { epoch: descriptor.epoch, verified: descriptor.verified };
     let word = asked.as_ref().map_or(Word::Silent, |answer| word(answer, host, &descriptor));
     let name = &instance.spec.name;
