@@ -16,7 +16,8 @@
 //! 12. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
-//! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces).
+//! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
+//! processes apart from strangers with the same number.
 
 pub mod agent;
 pub mod api;
@@ -25,6 +26,7 @@ pub mod hostnet;
 pub mod lab;
 pub mod manager;
 pub mod migration;
+pub mod process;
 pub mod qemu;
 pub mod repository;
 pub mod snapshot;

@@ -1,17 +1,22 @@
 //! An instance into a snapshot, and one from it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_protocol::control::{Answer, Order};
 
 use super::destination::micros;
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
-use crate::api::{ApiError, Checkpoint, Digest32, InstanceState, StartRequest, now_us};
+use super::recovery;
+use crate::api::{
+    ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us,
+};
 use crate::migration::phase::DRAIN_LIMIT;
 use crate::snapshot::{MAX_LOG, Meta, Snapshot, write};
 
+/// How long an instance stays frozen for a manager that does not say what becomes of it.
+const KEPT_FROZEN: Duration = Duration::from_secs(60);
 /// Largest snapshot that is fetched, in bytes.
 pub const MAX_SNAPSHOT: usize = 2 << 30;
 
@@ -21,9 +26,9 @@ pub const MAX_SNAPSHOT: usize = 2 << 30;
 /// # Errors
 /// What did not work; the service then runs on here, unless the message says otherwise.
 pub async fn checkpoint(
-    host: &Host,
+    host: &Arc<Host>,
     instance: &Arc<Instance>,
-    leave_running: bool,
+    request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
     let _busy = instance
         .busy
@@ -32,13 +37,27 @@ pub async fn checkpoint(
     if instance.state() != InstanceState::Running {
         return Err(ApiError::conflict(format!("`{}` does not run", instance.spec.name)));
     }
-    let captured = capture(host, instance, leave_running).await;
+    instance.note(|noted| noted.migration = request.id.clone())?;
+    let captured = capture(host, instance, request.leave_running).await;
     match captured {
-        Ok(checkpoint) => Ok(checkpoint),
+        Ok(checkpoint) => {
+            if !request.leave_running {
+                let (host, instance) = (Arc::clone(host), Arc::clone(instance));
+                tokio::spawn(async move {
+                    tokio::time::sleep(KEPT_FROZEN).await;
+                    // It has ended unless the manager was lost: then it goes on, if it may.
+                    if instance.state() == InstanceState::Frozen {
+                        recovery::settle(&host, &instance).await;
+                    }
+                });
+            }
+            Ok(checkpoint)
+        }
         Err(error) => {
             thaw(instance).await.map_err(|second| {
                 ApiError::failed(format!("{error}; and it could not be thawed: {second}"))
             })?;
+            instance.note_if_possible(|noted| noted.migration = None);
             Err(ApiError::failed(format!("{error}; the service runs on")))
         }
     }
@@ -134,7 +153,7 @@ pub async fn prepare(
         .await
         .map_err(ApiError::failed)?
         .map_err(|error| ApiError::invalid(error.to_string()))?;
-    let instance = host.start(reservation, spec, kernel, true, 0).await?;
+    let instance = host.start(reservation, spec, kernel, true, 0, None).await?;
     instance.console.put_history(snapshot.meta.log_start, snapshot.meta.log.as_bytes(), true);
     if let Err(error) = snapshot.fill(&instance.ram) {
         host.end(&instance).await?;

@@ -1,20 +1,28 @@
 //! The service's log, which follows it across moves.
 //!
 //! The log of a service is one stream of bytes over its whole life. Each instance has two files: what
-//! earlier instances wrote (the history, which arrives after the move) and what it writes itself.
+//! earlier instances wrote (the history, which arrives after the move) and what it writes itself. QEMU
+//! appends the latter to its file, also while no agent is there to look.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+use crate::qemu::vm::Ended;
+use crate::wire::readable;
 
 /// Most bytes of history that travel with a move; older ones are dropped.
 pub const MAX_HISTORY: u64 = 4 << 20;
+/// How often the file is looked at where the kernel cannot tell of changes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How much of the log there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +51,6 @@ pub struct Console {
     paths: [PathBuf; 2],
     history: File,
     own: File,
-    append: Mutex<File>,
     extent: watch::Sender<Extent>,
 }
 
@@ -53,14 +60,37 @@ impl Console {
     /// # Errors
     /// They cannot be made.
     pub fn create(directory: &Path, stem: &str, first: bool) -> io::Result<Self> {
-        let paths = ["history", "console"].map(|kind| directory.join(format!("{stem}.{kind}")));
+        let paths = Self::paths(directory, stem);
         let make = |path: &PathBuf| {
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
         };
         let (history, own) = (make(&paths[0])?, make(&paths[1])?);
-        let append = Mutex::new(own.try_clone()?);
         let extent = Extent { own: first.then_some(0), ..Extent::default() };
-        Ok(Self { paths, history, own, append, extent: watch::channel(extent).0 })
+        Ok(Self { paths, history, own, extent: watch::channel(extent).0 })
+    }
+
+    /// Opens the files of an instance that goes on under a new agent. The history begins at `start` in
+    /// the whole log; what of it has not arrived will not come any more.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn reopen(directory: &Path, stem: &str, start: u64) -> io::Result<Self> {
+        let paths = Self::paths(directory, stem);
+        let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path);
+        let (history, own) = (open(&paths[0])?, open(&paths[1])?);
+        let extent = Extent {
+            start,
+            own: Some(start + history.metadata()?.len()),
+            written: own.metadata()?.len(),
+            ended: false,
+        };
+        Ok(Self { paths, history, own, extent: watch::channel(extent).0 })
+    }
+
+    /// The files of an instance: history, and its own.
+    #[must_use]
+    pub fn paths(directory: &Path, stem: &str) -> [PathBuf; 2] {
+        ["history", "console"].map(|kind| directory.join(format!("{stem}.{kind}")))
     }
 
     /// How much there is, and a way to wait for more.
@@ -69,25 +99,30 @@ impl Console {
         self.extent.subscribe()
     }
 
-    /// Takes what the guest writes until it ends.
-    pub async fn capture(&self, mut stream: UnixStream) {
-        let mut buf = [0; 4096];
-        while let Ok(read) = stream.read(&mut buf).await {
-            if read == 0 {
-                break;
+    /// Notices what QEMU writes until it has ended.
+    pub async fn follow(&self, mut death: watch::Receiver<Option<Ended>>) {
+        let mut changes = Changes::of(&self.paths[1]);
+        loop {
+            self.measure();
+            tokio::select! {
+                () = changes.next() => {}
+                _ = death.wait_for(Option::is_some) => break,
             }
-            self.add(&buf[..read]);
         }
+        self.measure();
         self.extent.send_modify(|extent| extent.ended = true);
     }
 
-    /// Adds bytes; also used for the agent's own remarks.
-    pub fn add(&self, bytes: &[u8]) {
-        let mut file = self.append.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A full disk costs log lines, never the service.
-        if file.write_all(bytes).is_ok() {
-            self.extent.send_modify(|extent| extent.written += bytes.len() as u64);
+    /// Takes in how long its own file is by now.
+    fn measure(&self) -> Extent {
+        if let Ok(found) = self.own.metadata() {
+            self.extent.send_if_modified(|extent| {
+                let grown = extent.written != found.len();
+                extent.written = found.len();
+                grown
+            });
         }
+        *self.extent.borrow()
     }
 
     /// Puts a part of the history in front. `start` is its offset in the whole log; `last` says that
@@ -127,7 +162,7 @@ impl Console {
     /// # Errors
     /// The files cannot be read.
     pub fn read(&self, offset: u64, max: usize) -> io::Result<(u64, Vec<u8>)> {
-        let extent = *self.extent.borrow();
+        let extent = self.measure();
         let Some(own) = extent.own else { return Ok((offset, Vec::new())) };
         let offset = offset.max(extent.start);
         let (file, at, len) = if offset < own {
@@ -144,7 +179,7 @@ impl Console {
     /// At most the last `max` bytes of the whole log as text, and the offset where they begin.
     #[must_use]
     pub fn last(&self, max: u64) -> (u64, String) {
-        let extent = *self.extent.borrow();
+        let extent = self.measure();
         let from = extent.end().unwrap_or(0).saturating_sub(max);
         let (mut offset, mut text) = (from, Vec::new());
         while let Ok((first, bytes)) = self.read(offset, max as usize) {
@@ -162,7 +197,7 @@ impl Console {
     #[must_use]
     pub fn tail(&self) -> String {
         const TAIL: u64 = 600;
-        let written = self.extent.borrow().written;
+        let written = self.measure().written;
         let mut bytes = vec![0; written.min(TAIL) as usize];
         let at = written - bytes.len() as u64;
         if self.own.read_exact_at(&mut bytes, at).is_err() {
@@ -171,16 +206,53 @@ impl Console {
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
-    /// Removes the files. Readers that have them open still see the rest.
-    pub fn remove(&self) {
+    /// Nothing will be added. Readers still see the rest, also when the files are removed.
+    pub fn close(&self) {
         self.extent.send_modify(|extent| extent.ended = true);
-        self.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+/// Tells when a file changes.
+enum Changes {
+    Notified(AsyncFd<OwnedFd>),
+    /// The kernel gives no more notifications to this user (`fs.inotify.max_user_instances`).
+    Polled,
+}
+
+impl Changes {
+    fn of(path: &Path) -> Self {
+        let notified = || -> io::Result<AsyncFd<OwnedFd>> {
+            let queue =
+                inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+            inotify::add_watch(&queue, path, inotify::WatchFlags::MODIFY)?;
+            readable(queue)
+        };
+        notified().map_or(Self::Polled, Self::Notified)
+    }
+
+    async fn next(&mut self) {
+        let Self::Notified(queue) = self else { return tokio::time::sleep(LOOK_INTERVAL).await };
+        let Ok(mut ready) = queue.readable().await else {
+            return tokio::time::sleep(LOOK_INTERVAL).await;
+        };
+        // What changed is known; the queue has to be empty before the next wait.
+        let mut buf = [MaybeUninit::uninit(); 1024];
+        let mut events = inotify::Reader::new(ready.get_inner(), &mut buf);
+        while events.next().is_ok() {}
+        ready.clear_ready();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Console {
+        fn add(&self, bytes: &[u8]) {
+            use std::io::Write;
+            OpenOptions::new().append(true).open(&self.paths[1]).unwrap().write_all(bytes).unwrap();
+        }
+    }
 
     fn all(console: &Console) -> (u64, Vec<u8>) {
         let (first, mut bytes) = console.read(0, 1 << 20).unwrap();
@@ -205,6 +277,36 @@ mod tests {
         assert_eq!(second.extent.borrow().end(), Some(8));
         assert_eq!(second.last(6), (2, "e\ntwo\n".into()));
         assert_eq!(second.last(100), (0, "one\ntwo\n".into()));
+    }
+
+    #[test]
+    fn a_log_outlives_its_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = Console::create(dir.path(), "a", false).unwrap();
+        console.put_history(7, b"old\n", true);
+        console.add(b"one\n");
+        let start = console.extent.borrow().start;
+        drop(console);
+        let console = Console::reopen(dir.path(), "a", start).unwrap();
+        console.add(b"two\n");
+        assert_eq!(all(&console), (7, b"old\none\ntwo\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = std::sync::Arc::new(Console::create(dir.path(), "a", true).unwrap());
+        let (death, dead) = watch::channel(None);
+        let following = std::sync::Arc::clone(&console);
+        let task = tokio::spawn(async move { following.follow(dead).await });
+        let mut extent = console.extent();
+        for round in 1..4 {
+            console.add(b"x");
+            extent.wait_for(|extent| extent.written == round).await.unwrap();
+        }
+        death.send_replace(Some(Ended { reason: String::new() }));
+        task.await.unwrap();
+        assert!(extent.borrow().ended);
     }
 
     #[test]

@@ -86,9 +86,9 @@ pub struct Outstanding {
 }
 
 impl Guest {
-    /// Takes over a connected control port.
+    /// Takes over a connected control port. The first order gets the id `first_id`.
     #[must_use]
-    pub fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: UnixStream, first_id: u32) -> Self {
         let (reader, writer) = stream.into_split();
         let pending = Pending::default();
         let refused = Arc::new(AtomicU64::new(0));
@@ -97,7 +97,7 @@ impl Guest {
         Self {
             writer: tokio::sync::Mutex::new(writer),
             pending,
-            next_id: AtomicU32::new(1),
+            next_id: AtomicU32::new(first_id),
             said,
             refused,
         }
@@ -240,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn answers_find_their_orders_among_garbage() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let guest = Guest::new(ours);
+        let guest = Guest::new(ours, 1);
         let script = tokio::spawn(async move {
             let request = request(&mut theirs).await;
             assert_eq!(request.order, Order::Hello);
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn refusals_silence_and_words_unasked() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let guest = Guest::new(ours);
+        let guest = Guest::new(ours, 1);
         send(&mut theirs, &FromGuest::Ready(hello())).await;
         let mut said = guest.said();
         let ready = said.wait_for(|said| said.ready.is_some()).await.unwrap().ready;

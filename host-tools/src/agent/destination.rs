@@ -10,6 +10,7 @@ use super::control::Outstanding;
 use super::host::{Host, tunnel_address};
 use super::instance::Instance;
 use super::network::{Copying, End};
+use super::recovery;
 use crate::api::{ApiError, InstanceState, Resumed, ServiceSpec};
 use crate::migration::Phase;
 use crate::transfer::link::Received;
@@ -43,7 +44,8 @@ impl From<ApiError> for GiveUp {
     }
 }
 
-/// Serves one move to its end. A standby that was not given the service is removed, whatever happens.
+/// Serves one move to its end. A standby that was not given the service is removed, whatever happens; one
+/// that may have been given it is kept until the manager has said so.
 pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
     let mut link = Link::new(stream);
     let mut standby = None;
@@ -52,15 +54,27 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
         Err(give_up) => give_up,
     };
     if let Some(standby) = standby {
-        let _busy = standby.instance.busy.lock().await;
+        let busy = standby.instance.busy.lock().await;
         if standby.instance.state() == InstanceState::Running {
             // It has taken over; only the tidying up broke off.
             standby.instance.console.without_history();
+            note_taken(&standby.instance);
+            return;
+        }
+        if let GiveUp::Silent(error) = &give_up
+            && standby.instance.descriptor().verified
+        {
+            let name = &standby.instance.spec.name;
+            eprintln!("{name}: the source is gone ({error}); the manager is asked whose it is");
+            drop(busy);
+            recovery::settle(&host, &standby.instance).await;
             return;
         }
         drop(standby.mirror);
         if let Err(error) = host.end(&standby.instance).await {
+            // The source is not told that it is gone: it will ask.
             eprintln!("{error}");
+            return;
         }
     }
     match give_up {
@@ -83,7 +97,7 @@ async fn receive<S: AsyncRead + AsyncWrite>(
     link: &mut Link<S>,
     standby: &mut Option<Standby>,
 ) -> Result<(), GiveUp> {
-    let FromSource::Offer { spec, source, tunnel, .. } =
+    let FromSource::Offer { migration, spec, source, tunnel } =
         link.message(Phase::Request.row().deadline).await?
     else {
         return Err(GiveUp::Tell("an offer was expected".into()));
@@ -97,7 +111,7 @@ async fn receive<S: AsyncRead + AsyncWrite>(
         _ => return Err(GiveUp::Tell("an order to prepare was expected".into())),
     }
     let begun = Instant::now();
-    let instance = host.start(reservation, &spec, kernel, true, 0).await?;
+    let instance = host.start(reservation, &spec, kernel, true, 0, Some(migration)).await?;
     let state = standby.insert(Standby {
         instance,
         mirror: None,
@@ -151,6 +165,9 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                 }
                 checked(standby).await.map_err(GiveUp::Tell)?;
                 link.send(&FromDestination::Verified).await?;
+                // While the source asks for the commit. If it is not noted, a new agent ends this standby and
+                // the source takes the service back.
+                standby.instance.note_if_possible(|noted| noted.verified = true);
             }
             FromSource::Resume { epoch } => resume(link, standby, epoch).await?,
             FromSource::Log { start, bytes, last } => {
@@ -158,6 +175,7 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
             }
             FromSource::Finish => {
                 standby.instance.console.without_history();
+                note_taken(&standby.instance);
                 drop(standby.mirror.take());
                 return Ok(link.send(&FromDestination::Finished).await?);
             }
@@ -205,7 +223,9 @@ async fn resume<S: AsyncRead + AsyncWrite>(
             standby.instance.set_epoch(epoch);
             standby.instance.set_state(InstanceState::Running);
             let resumed = FromDestination::Resumed { connections, held_frames, port_us, guest_us };
-            Ok(link.send(&resumed).await?)
+            link.send(&resumed).await?;
+            note_taken(&standby.instance);
+            Ok(())
         }
         Ok(Ok(_)) => Err(GiveUp::Tell("the guest answered the resume with something else".into())),
         Ok(Err(error)) => Err(GiveUp::Tell(error.to_string())),
@@ -217,6 +237,17 @@ async fn resume<S: AsyncRead + AsyncWrite>(
     }
 }
 
+/// Notes that a standby has become the service. Not earlier than the source has been told: it waits.
+fn note_taken(instance: &Instance) {
+    let (epoch, log_start) = (instance.epoch(), instance.console.extent().borrow().start);
+    instance.note_if_possible(|noted| {
+        noted.epoch = epoch;
+        noted.migration = None;
+        noted.verified = false;
+        noted.log_start = log_start;
+    });
+}
+
 /// The order to take over, with the wall clock of this moment.
 #[must_use]
 pub fn resume_order(epoch: u64) -> Order {
@@ -225,23 +256,41 @@ pub fn resume_order(epoch: u64) -> Order {
     Order::Resume { epoch, wall_ns }
 }
 
-/// Lets a standby that was filled from a snapshot take over.
+/// What a guest says when it has taken over.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "as in ferry_protocol::control::Answer::Resumed")]
+pub struct Taken {
+    pub connections: u32,
+    pub held_frames: u32,
+}
+
+/// Lets a standby take over without a source to tell. The caller holds `busy`, and notes it.
 ///
 /// # Errors
 /// The guest refused or did not answer. The standby is then to be removed.
-pub async fn resume_filled(instance: &Instance, epoch: u64) -> Result<Resumed, ApiError> {
-    let _busy = instance.busy.lock().await;
+pub async fn take_over(instance: &Instance, epoch: u64) -> Result<Taken, ApiError> {
     instance.set_port_open(true)?;
     let answer = instance.guest.order(resume_order(epoch), Phase::Resume.row().deadline).await;
     match answer.map_err(ApiError::failed)? {
         Answer::Resumed { connections, held_frames } => {
             instance.set_epoch(epoch);
             instance.set_state(InstanceState::Running);
-            instance.console.without_history();
-            Ok(Resumed { connections, held_frames })
+            Ok(Taken { connections, held_frames })
         }
         _ => Err(ApiError::failed("the guest answered the resume with something else")),
     }
+}
+
+/// Lets a standby that was filled from a snapshot take over.
+///
+/// # Errors
+/// As [`take_over`].
+pub async fn resume_filled(instance: &Instance, epoch: u64) -> Result<Resumed, ApiError> {
+    let _busy = instance.busy.lock().await;
+    let Taken { connections, held_frames } = take_over(instance, epoch).await?;
+    instance.console.without_history();
+    note_taken(instance);
+    Ok(Resumed { connections, held_frames })
 }
 
 /// Microseconds since `begun`.

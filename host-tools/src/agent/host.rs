@@ -1,28 +1,37 @@
 //! All instances of this host, its images and its memory.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
 use super::instance::{Instance, Launch};
+use super::moves::Moves;
+use super::recovery::{self, Settled};
 use super::{Config, Network};
-use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, ServiceSpec};
+use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, Problem, ServiceSpec};
 use crate::qemu::{Accel, ImageInfo};
 use crate::repository::Blobs;
 
 /// Largest image that is fetched, in bytes.
 pub const MAX_IMAGE: usize = 256 << 20;
+/// Silence after which a guest is taken for dead when somebody has to know.
+const MUTE_LIMIT: Duration = Duration::from_secs(30);
 /// Memory that QEMU itself takes beside the guest's, in MiB.
 pub const QEMU_OVERHEAD_MIB: u64 = 64;
 
 /// An agent's host.
 #[derive(Debug)]
 pub struct Host {
+    /// Two agents must not take up the same guests. The kernel releases it, however this one ends.
+    _lock: File,
     config: Config,
     address: String,
     accel: Accel,
@@ -30,6 +39,8 @@ pub struct Host {
     images: Blobs,
     /// Snapshots on their way to or from the manager.
     pub(super) snapshots: Blobs,
+    /// The moves that began here.
+    pub(super) moves: Moves,
     run_dir: PathBuf,
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
@@ -76,13 +87,28 @@ impl Host {
             std::fs::create_dir_all(directory)
                 .map_err(|error| ApiError::failed(format!("{}: {error}", directory.display())))?;
         }
+        // The guests' control ports lie there.
+        std::fs::set_permissions(&run_dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|error| ApiError::failed(format!("{}: {error}", run_dir.display())))?;
+        let path = config.state_dir.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock =
+            lock.map_err(|error| ApiError::failed(format!("{}: {error}", path.display())))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            let directory = config.state_dir.display();
+            ApiError::conflict(format!(
+                "another agent runs with state directory {directory}: {error}"
+            ))
+        })?;
         Ok(Self {
+            _lock: lock,
             config,
             address,
             accel,
             network,
             images,
             snapshots,
+            moves: Moves::default(),
             run_dir,
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
@@ -183,6 +209,41 @@ impl Host {
         all
     }
 
+    /// Directory of the instances' files.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    pub(super) fn network(&self) -> &dyn Network {
+        self.network.as_ref()
+    }
+
+    /// Numbers of new instances are greater than this.
+    pub(super) fn number_after(&self, number: u64) {
+        self.numbers.fetch_max(number + 1, Ordering::Relaxed);
+    }
+
+    /// Takes a service's name for an instance that is there already; false if it is taken.
+    pub(super) fn occupy(&self, spec: &ServiceSpec) -> bool {
+        let mut slots = self.slots();
+        let free = !slots.contains_key(&spec.name);
+        if free {
+            slots.insert(spec.name.clone(), Slot::Starting { memory_mib: spec.memory_mib });
+        }
+        free
+    }
+
+    /// Puts an instance into the name that was taken for it.
+    pub(super) fn fill(&self, instance: &Arc<Instance>) {
+        self.slots().insert(instance.spec.name.clone(), Slot::Started(Arc::clone(instance)));
+    }
+
+    /// Gives a name back that was taken and not filled.
+    pub(super) fn vacate(&self, name: &str) {
+        self.slots().remove(name);
+    }
+
     /// Takes a service's name on this host, if it is free and there is memory.
     ///
     /// # Errors
@@ -265,8 +326,10 @@ impl Host {
         kernel: PathBuf,
         standby: bool,
         epoch: u64,
+        migration: Option<String>,
     ) -> Result<Arc<Instance>, ApiError> {
         let launch = Launch {
+            migration,
             spec,
             standby,
             epoch,
@@ -291,6 +354,10 @@ impl Host {
     /// As [`Instance::end`].
     pub async fn end(&self, instance: &Arc<Instance>) -> Result<(), ApiError> {
         let ended = instance.end().await;
+        if instance.vm.death().borrow().is_none() {
+            // Nobody may hear that it is gone.
+            return ended;
+        }
         let mut slots = self.slots();
         let name = &instance.spec.name;
         if matches!(slots.get(name), Some(Slot::Started(held)) if Arc::ptr_eq(held, instance)) {
@@ -299,28 +366,41 @@ impl Host {
         ended
     }
 
-    /// Ends the instance unless it runs under `epoch`. Whatever else happens, afterwards it is true
-    /// that it runs, or that it never will. Returns whether it runs.
+    /// Finds out whether the service runs here under `epoch`, which the asker knows to be committed. A
+    /// whole standby takes over now; one that is not whole, or a guest that has been mute for long, is
+    /// ended. Afterwards it is true that the service runs here, or that it never will under this epoch.
     ///
     /// # Errors
-    /// QEMU does not end.
+    /// It is not decided: the manager does not answer, QEMU does not end, or the instance is just being
+    /// started or taken up.
     pub async fn resolve(&self, name: &str, epoch: u64) -> Result<bool, ApiError> {
-        let Ok(instance) = self.instance(name) else { return Ok(false) };
+        let instance = match self.instance(name) {
+            Ok(instance) => instance,
+            Err(error) if error.problem == Problem::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let _busy = instance.busy.lock().await;
-        if instance.state() == InstanceState::Running && instance.epoch() == epoch {
-            return Ok(true);
+        let runs = instance.state() == InstanceState::Running;
+        match instance.epoch().cmp(&epoch) {
+            std::cmp::Ordering::Equal if runs => return Ok(true),
+            // Epochs only grow: what was asked about is long over.
+            std::cmp::Ordering::Greater => return Ok(false),
+            _ => {}
+        }
+        match recovery::attempt(self, &instance).await? {
+            Settled::Runs => return Ok(instance.epoch() == epoch),
+            Settled::Ended => return Ok(false),
+            Settled::Waits => {}
+        }
+        // Whoever owns a guest that has been mute for so long: ended, it can be replaced.
+        if instance.mute_for() < MUTE_LIMIT {
+            return Err(ApiError::conflict(format!(
+                "it is not decided yet whether the instance of `{name}` on node {} runs",
+                self.name()
+            )));
         }
         self.end(&instance).await?;
         Ok(false)
-    }
-
-    /// Ends everything.
-    pub async fn end_all(&self) {
-        for instance in self.instances() {
-            if let Err(error) = self.end(&instance).await {
-                eprintln!("{}: {error}", instance.spec.name);
-            }
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::host::Host;
+use super::recovery::{self, Settled};
 use super::{checkpoint, destination, source};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
@@ -46,6 +47,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/abort", post(abort))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
         .with_state(host)
@@ -69,7 +71,7 @@ async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result
         None => {
             let reservation = host.reserve(&request.spec)?;
             let kernel = host.ensure_image(&request.spec).await?;
-            host.start(reservation, &request.spec, kernel, false, request.epoch).await?
+            host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
         }
     };
     Ok(Json(instance.view()))
@@ -179,11 +181,22 @@ async fn move_away(
     Path(name): Path<String>,
     Json(request): Json<MoveRequest>,
 ) -> Result<Response> {
+    if let Some(known) = host.moves.get(&request.migration) {
+        return Ok(event_stream(known.follow()));
+    }
     let instance = host.instance(&name)?;
-    let (sender, events) = mpsc::unbounded_channel();
-    // The move goes on even if the manager's connection breaks.
-    tokio::spawn(source::run(host, instance, request, sender));
-    Ok(event_stream(events))
+    if let Some(log) = host.moves.begin(&request.migration) {
+        // The move goes on even if the manager's connection breaks.
+        tokio::spawn(source::run(Arc::clone(&host), instance, request.clone(), log));
+    }
+    move_events(State(host), Path(request.migration)).await
+}
+
+async fn move_events(State(host): Shared, Path(id): Path<String>) -> Result<Response> {
+    let log = host.moves.get(&id).ok_or_else(|| {
+        ApiError::not_found(format!("no move `{id}` since this agent was started"))
+    })?;
+    Ok(event_stream(log.follow()))
 }
 
 /// Events as lines of JSON.
@@ -212,15 +225,22 @@ async fn make_checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     let instance = host.instance(&name)?;
-    Ok(Json(checkpoint::checkpoint(&host, &instance, request.leave_running).await?))
+    Ok(Json(checkpoint::checkpoint(&host, &instance, &request).await?))
 }
 
-/// The manager did not keep the snapshot: the service goes on here.
+/// The manager did not keep the snapshot: the service goes on here, if the store has not given it away.
 async fn abort(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
     let instance = host.instance(&name)?;
     let _busy = instance.busy.lock().await;
-    checkpoint::thaw(&instance).await?;
-    Ok(Json(()))
+    match recovery::attempt(&host, &instance).await? {
+        Settled::Runs => Ok(Json(())),
+        Settled::Ended => {
+            Err(ApiError::conflict(format!("`{name}` belongs to a snapshot already")))
+        }
+        Settled::Waits => Err(ApiError::conflict(format!(
+            "it is not decided whether `{name}` or its snapshot goes on; it stays frozen until then"
+        ))),
+    }
 }
 
 async fn resume(

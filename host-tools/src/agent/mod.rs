@@ -3,20 +3,29 @@
 //! 1. [`control`]: the control port of a guest, which is not trusted.
 //! 2. [`console`]: the service's log, which follows it across moves.
 //! 3. [`network`]: the guests' ports on the host's switch.
-//! 4. [`instance`]: one QEMU with all that belongs to it, from start to end.
-//! 5. [`host`]: all instances of this host, its images and its memory.
-//! 6. [`source`] and [`destination`]: the two halves of a move.
-//! 7. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 8. [`http`]: what the manager and other agents can ask.
+//! 4. [`descriptor`]: what an agent that is started again has to know of an instance.
+//! 5. [`instance`]: one QEMU with all that belongs to it, from start to end.
+//! 6. [`host`]: all instances of this host, its images and its memory.
+//! 7. [`source`] and [`destination`]: the two halves of a move.
+//! 8. [`moves`]: the events of moves, kept so that they can be asked for again.
+//! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
+//! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
+//! 11. [`http`]: what the manager and other agents can ask.
+//!
+//! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
+//! next one takes them up.
 
 pub mod checkpoint;
 pub mod console;
 pub mod control;
+pub mod descriptor;
 pub mod destination;
 pub mod host;
 pub mod http;
 pub mod instance;
+pub mod moves;
 pub mod network;
+pub mod recovery;
 pub mod source;
 
 use std::path::PathBuf;
@@ -32,6 +41,8 @@ use crate::wire::{self, Address};
 
 /// How often an agent tells the manager that it is there.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it tries while the manager does not answer.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -52,11 +63,12 @@ pub struct Config {
     pub memory_mib: Option<u64>,
 }
 
-/// Runs an agent until `shutdown` resolves, then ends its guests. `ready` is called once it listens
-/// and the manager knows it.
+/// Runs an agent until `shutdown` resolves. Its guests go on, and the next agent with the same state
+/// directory takes them up. `ready` is called once it listens and the manager knows it.
 ///
 /// # Errors
-/// It cannot listen, or its directories cannot be made.
+/// It cannot listen, its directories cannot be made or are another agent's, or a guest that was left here
+/// cannot be read.
 pub async fn serve(
     config: Config,
     network: Box<dyn Network>,
@@ -71,6 +83,8 @@ pub async fn serve(
     };
     let manager = config.manager.clone();
     let host = Arc::new(Host::new(config, address.clone(), accel, network)?);
+    // Before anybody is answered: what is here must not be said to be gone.
+    recovery::take_up::all(&host)?;
     let server = tokio::spawn({
         let router = http::router(Arc::clone(&host));
         async move { axum::serve(listener, router).await }
@@ -83,16 +97,14 @@ pub async fn serve(
     shutdown.await;
     reporter.abort();
     server.abort();
-    host.end_all().await;
     Ok(())
 }
 
-/// Tells the manager every few seconds that this node is there.
+/// Tells the manager every few seconds that this node is there; more often while it does not answer, so
+/// that a manager that was started again knows its nodes soon.
 async fn report_forever(host: Arc<Host>, client: Client) {
-    let mut interval = tokio::time::interval(REPORT_INTERVAL);
     let mut reached = true;
     loop {
-        interval.tick().await;
         let report = host.report();
         let told: Result<(), ApiError> =
             client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
@@ -110,5 +122,6 @@ async fn report_forever(host: Arc<Host>, client: Client) {
             }
             Err(_) => {}
         }
+        tokio::time::sleep(if reached { REPORT_INTERVAL } else { RETRY_INTERVAL }).await;
     }
 }

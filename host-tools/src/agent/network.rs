@@ -18,6 +18,30 @@ pub trait Network: Send + Sync + Debug {
     /// # Errors
     /// The port cannot be made.
     fn plug(&self, name: &str, mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError>;
+
+    /// Takes up a port that another agent has made, as it is. What is left of the mirror of move number
+    /// `mirror` is removed.
+    ///
+    /// # Errors
+    /// There is no such port, or the kernel refused.
+    fn adopt(
+        &self,
+        name: &str,
+        mac: &str,
+        mirror: Option<u32>,
+    ) -> Result<Box<dyn Port>, HostNetError>;
+
+    /// Removes a port that another agent may have made, and what is left of its mirror.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn remove(&self, name: &str, mac: &str, mirror: Option<u32>) -> Result<(), HostNetError> {
+        match self.adopt(name, mac, mirror) {
+            Ok(port) => port.unplug(),
+            Err(HostNetError::NoSuchLink { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A guest's port.
@@ -72,12 +96,27 @@ fn state(open: bool) -> PortState {
     if open { PortState::Open } else { PortState::Closed }
 }
 
+fn address(name: &str, mac: &str) -> Result<MacAddr, HostNetError> {
+    mac.parse().map_err(|_| HostNetError::LinkName { name: format!("{name} with address {mac}") })
+}
+
 impl Network for BridgeNetwork {
     fn plug(&self, name: &str, mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError> {
-        let mac: MacAddr = mac
-            .parse()
-            .map_err(|_| HostNetError::LinkName { name: format!("{name} with address {mac}") })?;
-        Ok(Box::new(Tap::create(name, &self.bridge, mac, state(open))?))
+        Ok(Box::new(Tap::create(name, &self.bridge, address(name, mac)?, state(open))?))
+    }
+
+    fn adopt(
+        &self,
+        name: &str,
+        mac: &str,
+        mirror: Option<u32>,
+    ) -> Result<Box<dyn Port>, HostNetError> {
+        if let Some(id) = mirror {
+            Mirror::clear(id)?;
+        }
+        let tap = Tap::adopt(name, address(name, mac)?)?;
+        Mirror::end_copies_of(&tap)?;
+        Ok(Box::new(tap))
     }
 }
 

@@ -120,8 +120,8 @@ pub struct NodeReport {
 pub struct Node {
     /// What it last said.
     pub report: NodeReport,
-    /// How long ago, in milliseconds.
-    pub seen_ms_ago: u64,
+    /// How long ago, in milliseconds; `None` if it was before the manager was started.
+    pub seen_ms_ago: Option<u64>,
     /// Whether that is recent.
     pub ready: bool,
     /// Whether it has been drained and takes no services.
@@ -183,6 +183,39 @@ pub struct CommitRequest {
     pub epoch: u64,
 }
 
+/// `POST /v1/services/{name}/ownership`: an agent asks whose a service is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OwnershipRequest {
+    /// Id of the service, which distinguishes it from others of the same name.
+    pub id: String,
+    /// A move that shall not commit any more, if it has not.
+    pub settle: Option<String>,
+}
+
+/// Whose a service is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "owner", rename_all = "kebab-case")]
+pub enum OwnershipAnswer {
+    /// The manager has never heard of it.
+    Unknown,
+    /// Nobody's any more.
+    Released,
+    /// A node's.
+    Node {
+        /// Its name.
+        name: String,
+        /// Ownership number.
+        epoch: u64,
+        /// The move that is under way.
+        migration: Option<String>,
+    },
+    /// A snapshot is the service.
+    Snapshot {
+        /// Ownership number.
+        epoch: u64,
+    },
+}
+
 /// What the store says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
@@ -221,6 +254,11 @@ pub enum MoveEvent {
     },
     /// A phase has ended.
     Phase(PhaseRecord),
+    /// The move cannot go on before something else happens; it is not over.
+    Waiting {
+        /// What is waited for.
+        reason: String,
+    },
     /// The move has ended.
     Ended {
         /// How.
@@ -278,6 +316,9 @@ pub struct Migration {
 pub struct CheckpointRequest {
     /// Go on afterwards.
     pub leave_running: bool,
+    /// Under which id the record names the checkpoint, if the service ends with it. The manager sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// What came of a checkpoint.
@@ -317,6 +358,12 @@ pub struct Image {
     pub bytes: u64,
     /// When it was pushed.
     pub pushed_us: u64,
+}
+
+/// The number in the id of a move.
+#[must_use]
+pub fn move_number(id: &str) -> Option<u32> {
+    id.strip_prefix('m')?.parse().ok()
 }
 
 /// Now, in microseconds since the Unix epoch.

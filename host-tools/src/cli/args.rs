@@ -127,8 +127,16 @@ pub enum Command {
         command: crate::lab::Command,
     },
     /// Run the information manager (a daemon)
+    #[command(
+        after_help = "It may be ended or killed at any time, also during a move: started again \
+                      with the same --state-dir it brings every move to its end."
+    )]
     Manager(ManagerArgs),
     /// Run the agent of a QEMU host (a daemon)
+    #[command(
+        after_help = "Guests go on when the agent ends, however it ends: the next one with the \
+                      same --state-dir takes them up. `host-tools stop` ends a service."
+    )]
     Agent(AgentArgs),
 }
 

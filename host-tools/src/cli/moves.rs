@@ -35,6 +35,7 @@ pub async fn migrate(manager: &Client, args: MigrateArgs, json: bool) -> Done {
             MoveEvent::Entered { phase } => {
                 progress.show(&format!("{phase}: {}", phase.row().does));
             }
+            MoveEvent::Waiting { reason } => progress.show(&format!("waiting: {reason}")),
             MoveEvent::Phase(record) => {
                 progress.clear();
                 if !json {

@@ -102,10 +102,11 @@ async fn list(manager: &Client, json: bool) -> Done {
     }
     let mut table = Table::new(&["NAME", "STATE", "ADDRESS", "INSTANCES", "FREE", "ACCEL"]);
     for Node { report, seen_ms_ago, ready, drained } in nodes {
-        let state = match (ready, drained) {
-            (true, false) => "ready".into(),
-            (true, true) => "drained".into(),
-            (false, _) => format!("silent for {} s", seen_ms_ago / 1000),
+        let state = match (ready, drained, seen_ms_ago) {
+            (true, false, _) => "ready".into(),
+            (true, true, _) => "drained".into(),
+            (false, _, Some(ms)) => format!("silent for {} s", ms / 1000),
+            (false, _, None) => "not heard of yet".into(),
         };
         table.row([
             report.name,

@@ -29,7 +29,7 @@ use netlink_packet_route::tc::{
 };
 
 use super::netlink::{NetlinkError, Route, no_ipv6_attribute};
-use super::{HostNetError, MacAddr, Tap};
+use super::{HostNetError, MacAddr, Tap, remove_links_with_prefix};
 
 /// Names of mirror devices begin with this; see [`super::remove_links_with_prefix`].
 pub const DEVICE_PREFIX: &str = "fm-";
@@ -150,6 +150,27 @@ impl Mirror {
         match self.route.request(RouteNetlinkMessage::DelTrafficFilter(bare_filter(tap, EGRESS)), 0)
         {
             Err(e) if !e.missing() => Err(self.failed("end the copying of frames")(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what an agent that died has left of move number `id` on this host, except for copies at
+    /// a tap.
+    pub fn clear(id: u32) -> Result<(), HostNetError> {
+        // Names of mirrors have one length, so none is the beginning of another.
+        remove_links_with_prefix(&format!("{DEVICE_PREFIX}{:06x}", id & ID_MASK)).map(drop)
+    }
+
+    /// Ends the copying of frames that an agent which died may have left on at a tap.
+    pub fn end_copies_of(tap: &Tap) -> Result<(), HostNetError> {
+        let fail = |source| HostNetError::Netlink {
+            action: format!("end the copying of frames for \"{}\"", tap.name()),
+            source,
+        };
+        let mut route = Route::open().map_err(fail)?;
+        let old = RouteNetlinkMessage::DelTrafficFilter(bare_filter(tap.index(), EGRESS));
+        match route.request(old, 0) {
+            Err(error) if !error.missing() => Err(fail(error)),
             _ => Ok(()),
         }
     }

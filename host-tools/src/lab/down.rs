@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::exec::NODE_VARIABLE;
-use super::process::{self, Process};
 use super::state::{State, run_dir};
 use super::{LabError, plan};
+use crate::process::{self, Process};
 
 /// How long managers, agents and QEMUs have to end by themselves.
 const GRACE: Duration = Duration::from_secs(3);

@@ -23,7 +23,6 @@ pub mod hold;
 pub mod namespace;
 pub mod notify;
 pub mod plan;
-pub mod process;
 pub mod state;
 pub mod status;
 pub mod up;
@@ -32,6 +31,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use crate::process;
 pub use notify::tell_ready;
 pub use state::{manager_socket, run_dir};
 
@@ -47,6 +47,8 @@ pub enum Command {
     Down,
     /// Show the nodes, their addresses, and what runs
     Status,
+    /// Start the manager or an agent again, also after a crash; guests and moves go on
+    Restart(up::RestartArgs),
     /// Run a command inside a node, e.g. `lab exec client -- curl http://10.77.0.50/`
     #[command(
         after_help = "The command takes this process's place: its input, output, signals and exit code \
@@ -67,6 +69,7 @@ pub fn run(command: Command, json: bool) -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Down => down::run(),
         Command::Status => return status::run(json),
+        Command::Restart(args) => up::restart(&args),
         Command::Exec(args) => return exec::run(args),
         Command::Hold(args) => return hold::run(&args),
     };

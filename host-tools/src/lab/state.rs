@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::LabError;
 use super::namespace::Mode;
 use super::plan::{Node, Role};
-use super::process::Process;
+use crate::process::Process;
 
 /// Longest path of a Unix socket (`sun_path` less its zero byte).
 const SOCKET_PATH_MAX: usize = 107;

@@ -68,7 +68,8 @@ fn text(state: &State, up: bool) -> String {
     }
     if !up {
         text.push_str(
-            "The lab is not complete; `host-tools lab down` removes what is left of it.\n",
+            "The lab is not complete; `host-tools lab restart NODE` starts a daemon again, \
+             `host-tools lab down` removes what is left of the lab.\n",
         );
     } else if state.nodes.iter().any(|n| n.node.role == Role::Host) && state.daemons.is_empty() {
         text.push_str("Bare: manager and agents are yours to start.\n");

@@ -12,13 +12,15 @@ use super::hold::READY;
 use super::namespace::Mode;
 use super::notify::{Listener, Outcome};
 use super::plan::{self, Node, Role};
-use super::process::{Process, readable_within};
 use super::state::{Daemon, HeldNode, State, make_run_dir, manager_socket_in, run_dir};
+use crate::process::{Process, readable_within};
 
 /// How long a node may take to have its network.
 const NODE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long manager and agents may take to be ready.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a daemon that is to be started again may take to end by itself.
+const DAEMON_GRACE: Duration = Duration::from_secs(3);
 
 /// Of `lab up`.
 #[derive(Clone, Debug, clap::Args)]
@@ -66,6 +68,36 @@ pub fn run(args: &Args) -> Result<(), LabError> {
     }
     drop(lock_file);
     result
+}
+
+/// Of `lab restart`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RestartArgs {
+    /// The node whose manager or agent it is: `manager`, `a`, `b` …
+    pub node: String,
+}
+
+/// `lab restart`: ends the manager or the agent of a node, unless it has ended, and starts it again.
+pub fn restart(args: &RestartArgs) -> Result<(), LabError> {
+    let dir = run_dir();
+    if State::load(&dir)?.is_none() {
+        return Err(LabError::NotUp { dir });
+    }
+    let _lock = lock(&dir)?;
+    let Some(state) = State::load(&dir)? else { return Err(LabError::NotUp { dir }) };
+    let known: Vec<&str> = state.daemons.iter().map(|d| d.node.as_str()).collect();
+    let no_such = LabError::NoSuchNode { name: args.node.clone(), known: known.join(", ") };
+    let old = state.daemons.iter().find(|d| d.node == args.node).map(|d| d.process);
+    let node = state.node(&args.node).map(|held| held.node.clone());
+    let (Some(old), Some(node)) = (old, node) else { return Err(no_such) };
+    old.end(DAEMON_GRACE).map_err(|source| LabError::End { pid: old.pid, source })?;
+    let mut lab = Lab { state, dir, children: Vec::new() };
+    let Some((what, arguments)) = lab.daemon_of(&node) else { return Err(no_such) };
+    let deadline = Instant::now() + DAEMON_DEADLINE;
+    let waiting = lab.start(what, &node.name, arguments)?;
+    lab.wait(what, &node.name, &waiting, deadline)?;
+    println!("the {what} of {} runs again", node.name);
+    Ok(())
 }
 
 /// Agents make taps: better a clear word now than a failing `host-tools run` later.
@@ -141,43 +173,50 @@ impl Lab {
 
     fn start_daemons(&mut self) -> Result<(), LabError> {
         let deadline = Instant::now() + DAEMON_DEADLINE;
-        let manager = format!("{}:{}", plan::MANAGER_IP, plan::MANAGER_PORT);
-        let socket = manager_socket_in(&self.dir);
-        let mut arguments = vec!["manager".to_owned(), "--listen".into(), manager.clone()];
-        arguments.extend(["--socket".into(), socket.to_string_lossy().into_owned()]);
-        let waiting = self.start("manager", "manager", arguments)?;
-        self.wait("manager", "manager", &waiting, deadline)?;
-
-        let hosts: Vec<Node> = self
-            .state
-            .nodes
-            .iter()
-            .map(|n| n.node.clone())
-            .filter(|n| n.role == Role::Host)
-            .collect();
+        let nodes: Vec<Node> = self.state.nodes.iter().map(|n| n.node.clone()).collect();
         let mut all = Vec::new();
-        for host in hosts {
-            let Some(ip) = host.ip else { continue };
-            let arguments = [
-                "agent",
-                "--name",
-                &host.name,
-                "--listen",
-                &format!("{ip}:{}", plan::AGENT_PORT),
-                "--manager",
-                &format!("http://{manager}"),
-                "--bridge",
-                plan::HOST_BRIDGE,
-            ]
-            .map(str::to_owned)
-            .to_vec();
-            let waiting = self.start("agent", &host.name, arguments)?;
-            all.push((host.name, waiting));
+        for node in &nodes {
+            let Some((what, arguments)) = self.daemon_of(node) else { continue };
+            let waiting = self.start(what, &node.name, arguments)?;
+            // Agents are not ready before the manager knows them.
+            if node.role == Role::Manager {
+                self.wait(what, &node.name, &waiting, deadline)?;
+            } else {
+                all.push((what, &node.name, waiting));
+            }
         }
-        for (name, waiting) in all {
-            self.wait("agent", &name, &waiting, deadline)?;
+        for (what, name, waiting) in all {
+            self.wait(what, name, &waiting, deadline)?;
         }
         Ok(())
+    }
+
+    /// What runs in a node, and its arguments.
+    fn daemon_of(&self, node: &Node) -> Option<(&'static str, Vec<String>)> {
+        let manager = format!("{}:{}", plan::MANAGER_IP, plan::MANAGER_PORT);
+        match (node.role, node.ip) {
+            (Role::Manager, _) => {
+                let socket = manager_socket_in(&self.dir).to_string_lossy().into_owned();
+                let arguments =
+                    ["manager", "--listen", &manager, "--socket", &socket].map(str::to_owned);
+                Some(("manager", arguments.to_vec()))
+            }
+            (Role::Host, Some(ip)) => {
+                let arguments = [
+                    "agent",
+                    "--name",
+                    &node.name,
+                    "--listen",
+                    &format!("{ip}:{}", plan::AGENT_PORT),
+                    "--manager",
+                    &format!("http://{manager}"),
+                    "--bridge",
+                    plan::HOST_BRIDGE,
+                ];
+                Some(("agent", arguments.map(str::to_owned).to_vec()))
+            }
+            _ => None,
+        }
     }
 
     /// Starts a daemon of this program inside a node.
@@ -196,7 +235,7 @@ impl Lab {
         let notify = self.dir.join(format!("{node}.ready.sock"));
         let listener = Listener::bind(&notify).map_err(file(&notify))?;
         let log = self.dir.join(format!("{node}.log"));
-        let log_file = File::create(&log).map_err(file(&log))?;
+        let log_file = File::options().create(true).append(true).open(&log).map_err(file(&log))?;
         let log_too = log_file.try_clone().map_err(file(&log))?;
         let program = own_program()?;
         let child = Command::new(&program)
@@ -217,7 +256,11 @@ impl Lab {
         // A child that has ended already stays in the table until it is waited for, so it is found here
         // or it is reported by the wait for its readiness.
         let process = Process::now(pid).unwrap_or(Process { pid, start: 0 });
-        self.state.daemons.push(Daemon { node: node.to_owned(), process, log });
+        let daemon = Daemon { node: node.to_owned(), process, log };
+        match self.state.daemons.iter_mut().find(|known| known.node == node) {
+            Some(known) => *known = daemon,
+            None => self.state.daemons.push(daemon),
+        }
         self.state.store(&self.dir)?;
         Ok(listener)
     }

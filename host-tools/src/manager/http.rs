@@ -15,7 +15,8 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, RelocateRequest, Resumed, RunRequest, Service,
+    MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
+    RelocateRequest, Resumed, RunRequest, Service,
 };
 use crate::repository::ImageName;
 
@@ -34,6 +35,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}/connections", get(connections))
         .route("/v1/services/{name}/log", get(log))
         .route("/v1/services/{name}/migrate", post(migrate))
+        .route("/v1/services/{name}/ownership", post(ownership))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
         .route("/v1/restore", post(restore))
         .route("/v1/snapshots/{digest}", get(snapshot))
@@ -55,7 +57,7 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 }
 
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
-    manager.nodes.report(report)?;
+    manager.report(report).await?;
     Ok(Json(()))
 }
 
@@ -124,6 +126,14 @@ async fn migrate(
 ) -> Result<Response> {
     let id = manager.migrate(&name, &request.to).await?;
     Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn ownership(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<OwnershipRequest>,
+) -> Result<Json<OwnershipAnswer>> {
+    Ok(Json(manager.ownership(&name, request).await?))
 }
 
 async fn checkpoint(

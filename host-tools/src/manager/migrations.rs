@@ -1,143 +1,22 @@
-//! Moves as objects, and the commit.
+//! Beginning and ending a move, and the commit between.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Method;
-use tokio::sync::mpsc;
 
-use super::state::{MIGRATION_DOCUMENT, Manager, number};
-use crate::api::client::Lines;
+use super::moves::KeptMove;
+use super::state::{MIGRATION_DOCUMENT, Manager};
+use super::workspace::CHECKPOINT_PREFIX;
 use crate::api::{
-    ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, Migration, MoveEvent,
-    MoveRequest, now_us,
+    ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, MoveEvent, MoveRequest,
+    OwnershipAnswer, OwnershipRequest,
 };
 use crate::migration::{Outcome, Phase};
 use crate::store::{Ownership, Record, Renewal, StoreError};
 
-/// All moves.
-#[derive(Debug)]
-pub struct Moves {
-    all: Mutex<BTreeMap<u32, Tracked>>,
-    next: AtomicU32,
-}
-
-#[derive(Debug)]
-struct Tracked {
-    migration: Migration,
-    /// The epoch under which the source runs.
-    epoch: u64,
-    events: Vec<MoveEvent>,
-    followers: Vec<mpsc::UnboundedSender<MoveEvent>>,
-}
-
-impl Moves {
-    /// The moves that a store has kept; the next one gets number `next`.
-    #[must_use]
-    pub fn new(finished: Vec<Migration>, next: AtomicU32) -> Self {
-        let tracked = finished.into_iter().filter_map(|migration| {
-            let number = number(&migration.id)?;
-            Some((number, Tracked { migration, epoch: 0, events: vec![], followers: vec![] }))
-        });
-        Self { all: Mutex::new(tracked.collect()), next }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Tracked>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, record: &Record, source: &str, destination: &str) -> (u32, Migration) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let migration = Migration {
-            id: format!("m{number}"),
-            service: record.spec.name.clone(),
-            source: source.to_owned(),
-            destination: destination.to_owned(),
-            began_us: now_us(),
-            phases: Vec::new(),
-            phase: Some(Phase::Request),
-            result: None,
-            summary: None,
-        };
-        let begun = MoveEvent::Begun {
-            migration: migration.id.clone(),
-            service: migration.service.clone(),
-            source: migration.source.clone(),
-            destination: migration.destination.clone(),
-        };
-        let tracked = Tracked {
-            migration: migration.clone(),
-            epoch: record.epoch,
-            events: vec![begun],
-            followers: Vec::new(),
-        };
-        self.lock().insert(number, tracked);
-        (number, migration)
-    }
-
-    /// Takes an event into the object and tells it to all who follow.
-    fn add(&self, number: u32, event: &MoveEvent) -> Option<Migration> {
-        let mut all = self.lock();
-        let tracked = all.get_mut(&number)?;
-        let migration = &mut tracked.migration;
-        match event {
-            MoveEvent::Begun { .. } => {}
-            MoveEvent::Entered { phase } => migration.phase = Some(*phase),
-            MoveEvent::Phase(record) => migration.phases.push(record.clone()),
-            MoveEvent::Ended { result, summary } => {
-                migration.phase = None;
-                migration.result = Some(result.clone());
-                migration.summary = Some(summary.clone());
-            }
-        }
-        tracked.events.push(event.clone());
-        tracked.followers.retain(|follower| follower.send(event.clone()).is_ok());
-        if tracked.migration.result.is_some() {
-            tracked.followers.clear();
-        }
-        Some(tracked.migration.clone())
-    }
-
-    /// All events of a move, those to come included.
-    ///
-    /// # Errors
-    /// There is no such move, or it ended under another manager process.
-    pub fn follow(&self, id: &str) -> Result<mpsc::UnboundedReceiver<MoveEvent>, ApiError> {
-        let mut all = self.lock();
-        let tracked =
-            number(id).and_then(|number| all.get_mut(&number)).ok_or_else(|| unknown(id))?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        for event in &tracked.events {
-            let _ = sender.send(event.clone());
-        }
-        if tracked.migration.result.is_none() {
-            tracked.followers.push(sender);
-        }
-        Ok(receiver)
-    }
-
-    /// A move and the epoch it began with.
-    ///
-    /// # Errors
-    /// There is none with this id.
-    pub fn get(&self, id: &str) -> Result<(Migration, u64), ApiError> {
-        let all = self.lock();
-        let found = number(id).and_then(|number| all.get(&number));
-        found.map(|t| (t.migration.clone(), t.epoch)).ok_or_else(|| unknown(id))
-    }
-
-    /// All moves, oldest first.
-    #[must_use]
-    pub fn list(&self) -> Vec<Migration> {
-        self.lock().values().map(|tracked| tracked.migration.clone()).collect()
-    }
-}
-
-fn unknown(id: &str) -> ApiError {
-    ApiError::not_found(format!("there is no move `{id}`"))
-        .hint("`host-tools migration ls` lists them")
-}
+/// Pause between two attempts to write the end of a move into a store that fails.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 impl Manager {
     /// Begins a move and returns its id. Its events are to be followed.
@@ -161,11 +40,18 @@ impl Manager {
         }
         let destination =
             self.nodes.last_report(to).map(|report| report.address).unwrap_or_default();
-        let (number, migration) = self.moves.begin(&record, &source, to);
-        let id = migration.id;
-        let begin = Renewal::BeginMove { migration: id.clone() };
-        if let Err(error) = self.store.renew(name, record.epoch, begin).await {
-            self.end_move(number, name, record.epoch, kept(&error.to_string())).await;
+        let number = self.moves.begin(&record, &source, to);
+        let id = format!("m{number}");
+        // Durable first: from here on this move ends in a final state, whoever dies.
+        let begun = async {
+            if let Some(kept) = self.moves.kept(number) {
+                self.keep(&kept).await?;
+            }
+            let begin = Renewal::BeginMove { migration: id.clone() };
+            self.store.renew(name, record.epoch, begin).await
+        };
+        if let Err(error) = begun.await {
+            self.end_move(number, kept(&error.to_string())).await;
             return Err(error.into());
         }
         let request = MoveRequest {
@@ -177,71 +63,57 @@ impl Manager {
         let path = format!("/v1/instances/{name}/move");
         match agent.lines(Method::POST, &path, &request).await {
             Ok(lines) => {
-                let (this, name) = (Arc::clone(self), name.to_owned());
-                tokio::spawn(
-                    async move { this.follow_agent(number, name, record.epoch, lines).await },
-                );
+                tokio::spawn(Arc::clone(self).finish(number, Some(lines)));
                 Ok(id)
             }
             Err(error) => {
                 let reason = format!("node {source}: {}", error.message);
-                self.end_move(number, name, record.epoch, kept(&reason)).await;
+                self.end_move(number, kept(&reason)).await;
                 Err(error)
             }
         }
     }
 
-    async fn follow_agent(&self, number: u32, name: String, epoch: u64, mut lines: Lines) {
-        loop {
-            match lines.next::<MoveEvent>().await {
-                Ok(Some(event @ MoveEvent::Ended { .. })) => {
-                    return self.end_move(number, &name, epoch, event).await;
-                }
-                Ok(Some(event)) => drop(self.moves.add(number, &event)),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        // The source's agent is gone in the middle of the move: what the store says is what holds.
-        let id = format!("m{number}");
-        let answer = self.settle(&id, CommitRequest { epoch }).await;
-        let result = match answer {
-            Ok(CommitAnswer::Committed { epoch }) => Outcome::Held {
-                phase: Phase::Remove,
-                reason: "the source's agent ended during the move".into(),
-                epoch,
-            },
-            _ => Outcome::Broken {
-                phase: Phase::Request,
-                reason: "the source's agent ended during the move".into(),
-            },
-        };
-        self.end_move(number, &name, epoch, MoveEvent::Ended { result, summary: Box::default() })
-            .await;
+    pub(super) async fn keep(&self, kept: &KeptMove) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(kept)
+            .map_err(|error| StoreError::Failed { reason: error.to_string() })?;
+        self.store.put_document(MIGRATION_DOCUMENT, &kept.migration.id, json).await
     }
 
-    async fn end_move(&self, number: u32, name: &str, epoch: u64, event: MoveEvent) {
-        let end = Renewal::EndMove { migration: format!("m{number}") };
-        let epoch = match &event {
-            MoveEvent::Ended { result: Outcome::Moved { epoch }, .. }
-            | MoveEvent::Ended { result: Outcome::TakenBack { epoch, .. }, .. }
-            | MoveEvent::Ended { result: Outcome::Held { epoch, .. }, .. } => *epoch,
-            _ => epoch,
-        };
-        if let Err(error) = self.store.renew(name, epoch, end).await {
-            eprintln!("move m{number} of `{name}` cannot be closed: {error}");
+    /// Ends a move: first its document is final, then the record lets go of it, then it is told.
+    pub(super) async fn end_move(&self, number: u32, event: MoveEvent) {
+        let MoveEvent::Ended { result, .. } = &event else { return };
+        let Some(kept) = self.moves.preview(number, &event) else { return };
+        while let Err(error) = self.close(&kept, result).await {
+            eprintln!("the end of move m{number} is not kept yet: {error}");
+            tokio::time::sleep(STORE_PAUSE).await;
         }
-        match &event {
-            MoveEvent::Ended { result: Outcome::Broken { reason, .. }, .. } => {
-                self.note_failure(name, reason.clone());
-            }
+        let name = &kept.migration.service;
+        match result {
+            Outcome::Broken { reason, .. } => self.note_failure(name, reason.clone()),
             _ => self.forget_failure(name),
         }
-        let Some(migration) = self.moves.add(number, &event) else { return };
-        if let Ok(json) = serde_json::to_vec(&migration)
-            && let Err(error) =
-                self.store.put_document(MIGRATION_DOCUMENT, &migration.id, json).await
-        {
-            eprintln!("move m{number} is not kept: {error}");
+        self.moves.add(number, event);
+    }
+
+    async fn close(&self, kept: &KeptMove, result: &Outcome) -> Result<(), StoreError> {
+        self.keep(kept).await?;
+        let name = &kept.migration.service;
+        let epoch = match result {
+            Outcome::Moved { epoch }
+            | Outcome::TakenBack { epoch, .. }
+            | Outcome::Held { epoch, .. } => *epoch,
+            Outcome::Kept { .. } => kept.epoch,
+            Outcome::Broken { .. } => match self.store.get(name).await? {
+                Some(record) => record.epoch,
+                None => return Ok(()),
+            },
+        };
+        let end = Renewal::EndMove { migration: kept.migration.id.clone() };
+        match self.store.renew(name, epoch, end).await {
+            // Somebody has settled it before, and the service has gone its way since.
+            Ok(_) | Err(StoreError::NotFound { .. } | StoreError::Epoch { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -291,6 +163,56 @@ impl Manager {
         let (migration, _) = self.moves.get(id)?;
         let owner = Ownership::Node { name: migration.source };
         answer(self.store.advance(&migration.service, request.epoch, Some(id), owner).await)
+    }
+}
+
+impl Manager {
+    /// Says whose a service is, after making sure that the move named does not commit any more unless
+    /// it has.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn ownership(
+        &self,
+        name: &str,
+        request: OwnershipRequest,
+    ) -> Result<OwnershipAnswer, ApiError> {
+        if let Some(id) = request.settle {
+            self.settle_any(name, &id).await?;
+        }
+        let record = self.store.get(name).await?;
+        Ok(match record.filter(|record| record.spec.id == request.id) {
+            Some(Record { owner: Ownership::Node { name }, epoch, migration, .. }) => {
+                OwnershipAnswer::Node { name, epoch, migration }
+            }
+            Some(Record { owner: Ownership::Snapshot { .. }, epoch, .. }) => {
+                OwnershipAnswer::Snapshot { epoch }
+            }
+            None if self.store.last_epoch(&request.id).await? == 0 => OwnershipAnswer::Unknown,
+            None => OwnershipAnswer::Released,
+        })
+    }
+}
+
+impl Manager {
+    /// Makes sure that a move or checkpoint does not commit any more, unless it has.
+    async fn settle_any(&self, name: &str, id: &str) -> Result<(), ApiError> {
+        if id.starts_with(CHECKPOINT_PREFIX) {
+            let record = self.store.get(name).await?;
+            let open = record.filter(|record| record.migration.as_deref() == Some(id));
+            if let Some(Record { owner: Ownership::Node { .. }, epoch, .. }) = open {
+                let end = Renewal::EndMove { migration: id.to_owned() };
+                match self.store.renew(name, epoch, end).await {
+                    Ok(_) | Err(StoreError::Epoch { .. } | StoreError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        } else if let Ok((migration, epoch)) = self.moves.get(id)
+            && migration.service == name
+        {
+            self.settle(id, CommitRequest { epoch }).await?;
+        }
+        Ok(())
     }
 }
 

@@ -4,19 +4,23 @@
 //! 2. [`nodes`]: the agents it knows.
 //! 3. [`state`]: all that the requests share.
 //! 4. [`services`]: run, show, stop.
-//! 5. [`migrations`]: moves as objects, and the commit.
-//! 6. [`placement`]: which node a service goes to.
-//! 7. [`relocate`]: many moves: draining a node, rebalancing.
-//! 8. [`workspace`]: checkpoint and restore.
-//! 9. [`logs`]: a service's log across its moves.
-//! 10. [`http`]: the routes.
+//! 5. [`moves`]: the moves as objects, and what of them is durable.
+//! 6. [`migrations`]: beginning and ending a move, and the commit between.
+//! 7. [`recovery`]: every move comes to an end, whoever dies.
+//! 8. [`placement`]: which node a service goes to.
+//! 9. [`relocate`]: many moves: draining a node, rebalancing.
+//! 10. [`workspace`]: checkpoint and restore.
+//! 11. [`logs`]: a service's log across its moves.
+//! 12. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
 pub mod logs;
 pub mod migrations;
+pub mod moves;
 pub mod nodes;
 pub mod placement;
+pub mod recovery;
 pub mod relocate;
 pub mod services;
 pub mod state;
@@ -58,7 +62,9 @@ pub async fn serve(
         .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
     let store = EmbeddedStore::open(&config.state_dir.join("store.redb"))?;
     let manager = Manager::open(Box::new(store), &config.state_dir, config.pool).await?;
-    let router = http::router(Arc::new(manager));
+    let manager = Arc::new(manager);
+    manager.recover().await?;
+    let router = http::router(manager);
     let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;

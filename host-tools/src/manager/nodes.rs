@@ -1,4 +1,5 @@
-//! The agents the manager knows. They report every few seconds; one that is silent is not ready.
+//! The agents the manager knows. They report every few seconds; one that is silent is not ready. Where they
+//! listen is kept, so that a manager that was started again can ask them at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(3 * REPORT_INTERVAL.as_secs() + 1
 #[derive(Debug)]
 struct Known {
     report: NodeReport,
-    seen: Instant,
+    /// `None` since the manager was started.
+    seen: Option<Instant>,
     client: Arc<Client>,
 }
 
@@ -32,10 +34,20 @@ impl Nodes {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that have been drained, as a store has kept them.
-    #[must_use]
-    pub fn new(drained: BTreeSet<String>) -> Self {
-        Self { known: Mutex::default(), drained: Mutex::new(drained) }
+    /// The nodes that reported to an earlier manager, and the names of those that were drained.
+    ///
+    /// # Errors
+    /// As [`Nodes::report`].
+    pub fn load(reports: Vec<NodeReport>, drained: BTreeSet<String>) -> Result<Self, ApiError> {
+        let nodes = Self { known: Mutex::default(), drained: Mutex::new(drained) };
+        for report in reports {
+            let name = report.name.clone();
+            nodes.report(report)?;
+            if let Some(known) = nodes.lock().get_mut(&name) {
+                known.seen = None;
+            }
+        }
+        Ok(nodes)
     }
 
     fn drained(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -80,22 +92,22 @@ impl Nodes {
         .collect()
     }
 
-    /// Takes a report.
+    /// Takes a report. Returns whether the node is new or has a new address.
     ///
     /// # Errors
     /// Its address is none.
-    pub fn report(&self, report: NodeReport) -> Result<(), ApiError> {
+    pub fn report(&self, report: NodeReport) -> Result<bool, ApiError> {
         let address: Address = report
             .address
             .parse()
             .map_err(|error: crate::wire::AddressError| ApiError::invalid(error.to_string()))?;
         let mut known = self.lock();
-        let client = match known.get(&report.name) {
-            Some(known) if *known.client.address() == address => Arc::clone(&known.client),
-            _ => Arc::new(Client::new(address, format!("node {}", report.name))),
+        let (client, new) = match known.get(&report.name) {
+            Some(known) if *known.client.address() == address => (Arc::clone(&known.client), false),
+            _ => (Arc::new(Client::new(address, format!("node {}", report.name))), true),
         };
-        known.insert(report.name.clone(), Known { report, seen: Instant::now(), client });
-        Ok(())
+        known.insert(report.name.clone(), Known { report, seen: Some(Instant::now()), client });
+        Ok(new)
     }
 
     /// All nodes, by name.
@@ -106,8 +118,8 @@ impl Nodes {
             .values()
             .map(|known| Node {
                 report: known.report.clone(),
-                seen_ms_ago: known.seen.elapsed().as_millis() as u64,
-                ready: known.seen.elapsed() < PATIENCE,
+                seen_ms_ago: known.seen.map(|seen| seen.elapsed().as_millis() as u64),
+                ready: known.seen.is_some_and(|seen| seen.elapsed() < PATIENCE),
                 drained: drained.contains(&known.report.name),
             })
             .collect()

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::placement::{self, Load, Relocation, Room};
-use super::state::{KeptNode, Manager, NODE_DOCUMENT};
+use super::state::{DRAIN_DOCUMENT, KeptDrain, Manager};
 use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::relocation::DEFAULT_PARALLEL;
 use crate::api::{ApiError, MoveEvent, RelocateEvent, RelocateRequest};
@@ -56,9 +56,9 @@ impl Manager {
     /// There is no such node, or the store did not take it.
     pub async fn set_drained(&self, name: &str, drained: bool) -> Result<(), ApiError> {
         self.nodes.client(name)?;
-        let kept = KeptNode { name: name.to_owned(), drained };
+        let kept = KeptDrain { node: name.to_owned(), drained };
         let json = serde_json::to_vec(&kept).map_err(ApiError::failed)?;
-        self.store.put_document(NODE_DOCUMENT, name, json).await?;
+        self.store.put_document(DRAIN_DOCUMENT, name, json).await?;
         self.nodes.set_drained(name, drained);
         Ok(())
     }

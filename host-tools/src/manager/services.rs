@@ -122,8 +122,8 @@ impl Manager {
     pub async fn stop(&self, name: &str) -> Result<(), ApiError> {
         let record = self.record(name).await?;
         if let Some(migration) = &record.migration {
-            return Err(ApiError::conflict(format!("`{name}` is being moved ({migration})"))
-                .hint("stop it when the move is over"));
+            let message = format!("a move or checkpoint of `{name}` is under way ({migration})");
+            return Err(ApiError::conflict(message).hint("stop it when that is over"));
         }
         if let Some(node) = record.owner.node() {
             let agent = self.nodes.client(node)?;

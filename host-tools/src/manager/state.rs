@@ -1,32 +1,34 @@
 //! All that the requests share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
 
 use serde::{Deserialize, Serialize};
 
 use super::address::Pool;
-use super::migrations::Moves;
+use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
-use crate::api::{ApiError, Digest32, Migration};
+use crate::api::{ApiError, Digest32, NodeReport};
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
 
-/// Kind of the store's documents that hold finished moves.
+/// Kind of the store's documents that hold moves.
 pub const MIGRATION_DOCUMENT: &str = "migration";
 /// Kind of the store's documents that say which nodes are drained, by name.
-pub const NODE_DOCUMENT: &str = "node";
+pub const DRAIN_DOCUMENT: &str = "drain";
 
-/// What is kept of a node.
+/// Whether a node takes services.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct KeptNode {
+pub struct KeptDrain {
     /// Its name.
-    pub name: String,
-    /// It takes no services.
+    pub node: String,
+    /// It takes none.
     pub drained: bool,
 }
+
+/// Kind of the store's documents that hold the last report of a node from a new address.
+const NODE_DOCUMENT: &str = "node";
 
 /// The manager.
 pub struct Manager {
@@ -57,21 +59,44 @@ impl Manager {
         pool: Pool,
     ) -> Result<Self, ApiError> {
         let documents = store.documents(MIGRATION_DOCUMENT).await?;
-        let finished: Vec<Migration> =
-            documents.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
-        let last = finished.iter().filter_map(|migration| number(&migration.id)).max();
-        let kept = store.documents(NODE_DOCUMENT).await?;
-        let kept = kept.iter().filter_map(|json| serde_json::from_slice::<KeptNode>(json).ok());
-        let drained: BTreeSet<_> = kept.filter(|node| node.drained).map(|node| node.name).collect();
+        let read = |json: &Vec<u8>| {
+            serde_json::from_slice::<KeptMove>(json).map_err(|error| {
+                ApiError::failed(format!(
+                    "the store holds a move that cannot be read ({error}): was it written by a newer version?"
+                ))
+            })
+        };
+        let kept = documents.iter().map(read).collect::<Result<_, _>>()?;
+        let reports = store.documents(NODE_DOCUMENT).await?;
+        // A report that cannot be read is soon replaced by the node's next one.
+        let reports = reports.iter().filter_map(|json| serde_json::from_slice(json).ok());
+        let drains = store.documents(DRAIN_DOCUMENT).await?;
+        let drains =
+            drains.iter().filter_map(|json| serde_json::from_slice::<KeptDrain>(json).ok());
+        let drained = drains.filter(|kept| kept.drained).map(|kept| kept.node);
+        let nodes = Nodes::load(reports.collect(), drained.collect())?;
         Ok(Self {
             store,
-            nodes: Nodes::new(drained),
+            nodes,
             images: Images::open(&state_dir.join("images"))?,
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
-            moves: Moves::new(finished, AtomicU32::new(last.unwrap_or(0) + 1)),
+            moves: Moves::new(kept),
             failures: Mutex::default(),
         })
+    }
+
+    /// Takes a node's report.
+    ///
+    /// # Errors
+    /// Its address is none, or the store does not take it.
+    pub async fn report(&self, report: NodeReport) -> Result<(), ApiError> {
+        let name = report.name.clone();
+        let json = serde_json::to_vec(&report).map_err(ApiError::failed)?;
+        if self.nodes.report(report)? {
+            self.store.put_document(NODE_DOCUMENT, &name, json).await?;
+        }
+        Ok(())
     }
 
     /// The record of a service.
@@ -106,10 +131,4 @@ impl Manager {
     pub async fn images_in_use(&self) -> Result<Vec<Digest32>, ApiError> {
         Ok(self.store.list().await?.iter().map(|record| record.spec.image.digest).collect())
     }
-}
-
-/// The number in the id of a move.
-#[must_use]
-pub fn number(id: &str) -> Option<u32> {
-    id.strip_prefix('m')?.parse().ok()
 }

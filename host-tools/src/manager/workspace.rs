@@ -8,10 +8,13 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::api::spec::check_name;
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, Digest32, Instance, ResumeRequest, Resumed, Service,
-    StartRequest,
+    StartRequest, now_us,
 };
 use crate::snapshot::Snapshot;
-use crate::store::{Ownership, Record, StoreError};
+use crate::store::{Ownership, Record, Renewal, StoreError};
+
+/// Ids of checkpoints begin with this, those of moves do not.
+pub const CHECKPOINT_PREFIX: &str = "c";
 
 impl Manager {
     /// Makes a snapshot of a service and keeps it. The service ends unless it is left running.
@@ -24,13 +27,36 @@ impl Manager {
         request: CheckpointRequest,
     ) -> Result<Checkpoint, ApiError> {
         let record = self.record(name).await?;
-        let node = self.owner(&record)?;
-        if let Some(migration) = &record.migration {
-            return Err(ApiError::conflict(format!("`{name}` is being moved ({migration})")));
+        self.owner(&record)?;
+        if let Some(id) = &record.migration {
+            let message = format!("a move or checkpoint of `{name}` is under way ({id})");
+            return Err(ApiError::conflict(message));
         }
-        let agent = self.nodes.client(node)?;
+        if request.leave_running {
+            return self.checkpoint_as(&record, &request).await;
+        }
+        // Like a move, so that whoever dies, the frozen instance and the snapshot cannot both go on.
+        let id = format!("{CHECKPOINT_PREFIX}{}", now_us());
+        let begin = Renewal::BeginMove { migration: id.clone() };
+        self.store.renew(name, record.epoch, begin).await?;
+        let request = CheckpointRequest { id: Some(id.clone()), ..request };
+        let made = self.checkpoint_as(&record, &request).await;
+        let epoch = if made.is_ok() { record.epoch + 1 } else { record.epoch };
+        match self.store.renew(name, epoch, Renewal::EndMove { migration: id }).await {
+            Ok(_) | Err(StoreError::Epoch { .. } | StoreError::NotFound { .. }) => made,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn checkpoint_as(
+        &self,
+        record: &Record,
+        request: &CheckpointRequest,
+    ) -> Result<Checkpoint, ApiError> {
+        let name = record.spec.name.as_str();
+        let agent = self.nodes.client(self.owner(record)?)?;
         let path = format!("/v1/instances/{name}/checkpoint");
-        let made: Checkpoint = agent.json(Method::POST, &path, &request, START_LIMIT).await?;
+        let made: Checkpoint = agent.json(Method::POST, &path, request, START_LIMIT).await?;
         let kept = self.keep_snapshot(&agent, &made.snapshot).await;
         let forget = format!("/v1/snapshots/{}", made.snapshot);
         if request.leave_running {
@@ -41,7 +67,8 @@ impl Manager {
         let suspended = match kept {
             Ok(()) => {
                 let owner = Ownership::Snapshot { digest: made.snapshot };
-                self.store.advance(name, record.epoch, None, owner).await.map_err(ApiError::from)
+                let id = request.id.as_deref();
+                self.store.advance(name, record.epoch, id, owner).await.map_err(ApiError::from)
             }
             Err(error) => Err(error),
         };

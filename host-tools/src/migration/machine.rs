@@ -154,7 +154,9 @@ pub enum Outcome {
     Broken { phase: Phase, reason: String },
     /// The destination ended after the commit; the source serves again under a new epoch.
     TakenBack { phase: Phase, reason: String, epoch: u64 },
-    /// The destination owns the service and cannot be asked; the source keeps its frozen copy.
+    /// The destination owns the service and cannot be asked; the source keeps its frozen copy until the
+    /// manager knows what became of it. No end of a move as a whole: see
+    /// [`recovery`](crate::manager::recovery).
     Held { phase: Phase, reason: String, epoch: u64 },
 }
 

@@ -32,12 +32,20 @@ pub struct CommandLine {
     /// Name of the tap; without one the guest has no NIC.
     pub tap: Option<String>,
     pub mac: String,
-    /// Unix sockets on which the agent listens and to which QEMU connects when it starts, so that
-    /// no byte of the guest can come too early.
+    /// File that QEMU appends the guest's console to, also while no agent is there.
     pub console: PathBuf,
+    /// Unix sockets for one agent after the other. QEMU gets them listening, as its descriptors
+    /// [`CONTROL_FD`] and [`QMP_FD`], and waits for the first connection: no byte comes too early.
     pub control: PathBuf,
     pub qmp: PathBuf,
+    /// File for QEMU's own messages.
+    pub messages: PathBuf,
 }
+
+/// QEMU's descriptor of the listening control socket: its standard input.
+pub const CONTROL_FD: i32 = 0;
+/// QEMU's descriptor of the listening QMP socket: its standard output.
+pub const QMP_FD: i32 = 1;
 
 /// Boot arguments of a guest.
 #[derive(Clone, Debug)]
@@ -117,8 +125,9 @@ impl CommandLine {
             option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
             option("-device", format!("{device},netdev=net0,mac={}", self.mac));
         }
-        for (id, path) in [("log", &self.console), ("ctl", &self.control), ("qmp", &self.qmp)] {
-            option("-chardev", format!("socket,id={id},path={},server=off", value(path)));
+        option("-chardev", format!("file,id=log,path={},append=on", value(&self.console)));
+        for (id, fd) in [("ctl", CONTROL_FD), ("qmp", QMP_FD)] {
+            option("-chardev", format!("socket,id={id},fd={fd},server=on,wait=on"));
         }
         option("-serial", "chardev:log".into());
         match self.machine {
@@ -152,6 +161,7 @@ mod tests {
             console: "/run/log".into(),
             control: "/run/ctl".into(),
             qmp: "/run/qmp".into(),
+            messages: "/run/messages".into(),
         };
         let arguments = line.arguments();
         arguments.iter().map(|part| part.to_str().unwrap()).collect::<Vec<_>>().join(" ")
@@ -166,9 +176,9 @@ mod tests {
              -kernel /images/x -append ip=10.0.0.1/24 \
              -netdev tap,id=net0,ifname=ft-1,script=no,downscript=no \
              -device virtio-net-pci,romfile=,netdev=net0,mac=02:00:00:00:00:01 \
-             -chardev socket,id=log,path=/run/log,server=off \
-             -chardev socket,id=ctl,path=/run/ctl,server=off \
-             -chardev socket,id=qmp,path=/run/qmp,server=off \
+             -chardev file,id=log,path=/run/log,append=on \
+             -chardev socket,id=ctl,fd=0,server=on,wait=on \
+             -chardev socket,id=qmp,fd=1,server=on,wait=on \
              -serial chardev:log -serial chardev:ctl -mon chardev=qmp,mode=control \
              -display none -nodefaults -no-user-config -no-reboot"
         );

@@ -45,8 +45,31 @@ impl RamFile {
     /// # Errors
     /// The file cannot be opened or is shorter.
     pub fn open(path: &Path, len: u64) -> Result<Self, RamError> {
+        Self::open_as(path, path, len)
+    }
+
+    /// Opens the memory of a process that holds a file called `path`, which may have been removed since.
+    ///
+    /// # Errors
+    /// The process has no such file open, or it is shorter.
+    pub fn of_process(pid: i32, path: &Path, len: u64) -> Result<Self, RamError> {
         let io_error = |source| RamError::Io { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(io_error)? {
+            let link = entry.map_err(io_error)?.path();
+            let Ok(target) = std::fs::read_link(&link) else { continue };
+            let target = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // proc(5): a removed file's name has this at its end.
+            if target.strip_suffix(" (deleted)").unwrap_or(target) == name {
+                return Self::open_as(&link, path, len);
+            }
+        }
+        Err(io_error(io::ErrorKind::NotFound.into()))
+    }
+
+    fn open_as(place: &Path, path: &Path, len: u64) -> Result<Self, RamError> {
+        let io_error = |source| RamError::Io { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(place).map_err(io_error)?;
         let found = file.metadata().map_err(io_error)?.len();
         if found < len {
             return Err(io_error(io::Error::new(

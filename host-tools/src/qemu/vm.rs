@@ -1,21 +1,28 @@
-//! A QEMU process.
+//! A QEMU process. It outlives whoever started it: another agent can take it up again.
+//!
+//! QEMU gets its two sockets listening and accepts one connection after the other on each. What a guest
+//! says on its control port while nobody is connected is dropped by QEMU; it never waits for a reader that
+//! is not there.
 
-use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::process::Child;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::command::CommandLine;
 use super::qmp::{Qmp, QmpError};
+use crate::process::Process;
+use crate::wire::readable;
 
-/// Longest time from the start of QEMU to its three connections.
+/// Longest time from the start of QEMU to its greeting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time QEMU may take to end after it was killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -30,16 +37,34 @@ const MAX_SOCKET_PATH: usize = 107;
 pub enum StartError {
     #[error("cannot run {program}: {source}")]
     Spawn { program: String, source: io::Error },
-    #[error("socket {path}: {source}")]
-    Socket { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
     #[error(
         "the path of socket {path} is longer than {MAX_SOCKET_PATH} bytes: use a shorter --state-dir"
     )]
     SocketPath { path: PathBuf },
+    #[error("the new QEMU cannot be noted, and was ended: {source}")]
+    Note { source: io::Error },
     #[error("QEMU ended at once: {messages}")]
     Ended { messages: String },
-    #[error("QEMU did not connect within {} s", CONNECT_LIMIT.as_secs())]
+    #[error("QEMU did not greet within {} s", CONNECT_LIMIT.as_secs())]
     Timeout,
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+/// Why a QEMU that another process started was not taken up.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum AdoptError {
+    #[error("QEMU process {pid} has ended")]
+    Ended { pid: i32 },
+    #[error("QEMU process {pid} cannot be watched: {source}")]
+    Watch { pid: i32, source: io::Error },
+    #[error("socket {path}: {source}")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("QEMU process {pid} did not greet within {} s", CONNECT_LIMIT.as_secs())]
+    Timeout { pid: i32 },
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }
@@ -51,90 +76,97 @@ pub struct Ended {
     pub reason: String,
 }
 
-/// A running QEMU and its control connection. Dropping it kills the process.
+/// A running QEMU and its control connection. Dropping it leaves the process alone.
 #[derive(Debug)]
 pub struct Vm {
-    pid: u32,
+    process: Process,
     qmp: Qmp,
     ended: watch::Receiver<Option<Ended>>,
-    kill: tokio::sync::mpsc::Sender<()>,
-}
-
-/// The guest's two serial ports, as connected.
-#[derive(Debug)]
-pub struct Ports {
-    /// COM1: text.
-    pub console: UnixStream,
-    /// COM2: frames.
-    pub control: UnixStream,
+    kill: mpsc::Sender<()>,
 }
 
 impl Vm {
-    /// Starts `program` and waits until it has connected.
+    /// Starts `program` and waits for its greeting; also returns the guest's control port. `note` hears
+    /// of the process before its guest can say a word.
     ///
     /// # Errors
-    /// It could not be started, ended at once (its messages say why), or did not connect in time.
-    pub async fn start(program: &str, line: &CommandLine) -> Result<(Self, Ports), StartError> {
-        let console = bind(&line.console)?;
-        let control = bind(&line.control)?;
-        let qmp = bind(&line.qmp)?;
-        let mut child = tokio::process::Command::new(program)
+    /// It could not be started, ended at once (its messages say why), or did not greet in time. No
+    /// process is left then.
+    pub async fn start(
+        program: &str,
+        line: &CommandLine,
+        note: impl FnOnce(Process) -> io::Result<()>,
+    ) -> Result<(Self, UnixStream), StartError> {
+        let (control_listener, control) = listening(&line.control).await?;
+        let (qmp_listener, qmp) = listening(&line.qmp).await?;
+        let messages = File::options().append(true).create(true).open(&line.messages);
+        let messages =
+            messages.map_err(|source| StartError::File { path: line.messages.clone(), source })?;
+        let mut command = tokio::process::Command::new(program);
+        command
             .args(line.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stdin(Stdio::from(control_listener))
+            .stdout(Stdio::from(qmp_listener))
+            .stderr(Stdio::from(messages))
             // A Ctrl-C at the agent's terminal is not meant for the guests.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| StartError::Spawn { program: program.to_owned(), source })?;
-        let pid = child.id().unwrap_or(0);
-        let messages = Arc::new(Mutex::new(VecDeque::new()));
-        let messages_end = collect_messages(&mut child, Arc::clone(&messages));
-        let (ended_sender, ended) = watch::channel(None);
-        let (kill, kill_requests) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(watch_death(child, kill_requests, messages, messages_end, ended_sender));
-
-        let (mut early, mut death) = (ended.clone(), ended.clone());
-        let connect = async {
-            let accept = async {
-                let (console, control, qmp) =
-                    tokio::try_join!(console.accept(), control.accept(), qmp.accept()).map_err(
-                        |source| StartError::Socket { path: line.control.clone(), source },
-                    )?;
-                let qmp = Qmp::greet(qmp.0).await?;
-                Ok((Ports { console: console.0, control: control.0 }, qmp))
-            };
-            let failed = tokio::select! {
-                connected = accept => match connected {
-                    // A QMP connection that breaks off means that QEMU is about to end and say why.
-                    Err(StartError::Qmp(error)) => Some(error),
-                    other => return other,
-                },
-                _ = early.wait_for(Option::is_some) => None,
-            };
-            let end = death.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-            match (end, failed) {
-                (None, Some(error)) => Err(StartError::Qmp(error)),
-                (end, _) => {
-                    let messages = end.map(|end| end.reason).unwrap_or_default();
-                    Err(StartError::Ended { messages })
-                }
-            }
+            .process_group(0);
+        let spawned = command.spawn();
+        // Only QEMU may hold the listening sockets: when it ends, the connections break.
+        drop(command);
+        let child =
+            spawned.map_err(|source| StartError::Spawn { program: program.to_owned(), source })?;
+        let pid = child.id().unwrap_or(0).cast_signed();
+        // A child that has ended already is found out by waiting for it.
+        let process = Process::now(pid).unwrap_or(Process { pid, start: 0 });
+        let (kill, ended) = watched(Life::Child(child), &line.messages);
+        let begun = match note(process) {
+            Ok(()) => greeted(qmp, ended.clone()).await,
+            Err(source) => Err(StartError::Note { source }),
         };
-        let connected = tokio::time::timeout(CONNECT_LIMIT, connect).await;
-        for path in [&line.console, &line.control, &line.qmp] {
-            // The connections live on without the names.
-            let _ = std::fs::remove_file(path);
+        match begun {
+            Ok(qmp) => Ok((Self { process, qmp, ended, kill }, control)),
+            Err(error) => {
+                end(&kill, ended).await;
+                Err(error)
+            }
         }
-        let (ports, qmp) = connected.map_err(|_| StartError::Timeout)??;
-        Ok((Self { pid, qmp, ended, kill }, ports))
+    }
+
+    /// Takes up a QEMU that another process has started; also returns the guest's control port.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer.
+    pub async fn adopt(
+        process: Process,
+        control: &Path,
+        qmp: &Path,
+        messages: &Path,
+    ) -> Result<(Self, UnixStream), AdoptError> {
+        let pid = process.pid;
+        let handle = process.handle().map_err(|source| AdoptError::Watch { pid, source })?;
+        let handle = handle.ok_or(AdoptError::Ended { pid })?;
+        let handle = readable(handle).map_err(|source| AdoptError::Watch { pid, source })?;
+        let connect = async |path: &Path| {
+            let path = path.to_owned();
+            UnixStream::connect(&path).await.map_err(|source| AdoptError::Socket { path, source })
+        };
+        let (control, qmp) = (connect(control).await?, connect(qmp).await?);
+        let (kill, ended) = watched(Life::Stranger(handle), messages);
+        let greeted = tokio::time::timeout(CONNECT_LIMIT, Qmp::greet(qmp)).await;
+        let qmp = greeted.map_err(|_| AdoptError::Timeout { pid })??;
+        Ok((Self { process, qmp, ended, kill }, control))
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        self.process
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid.cast_unsigned()
     }
 
     /// Stops the guest's processor.
@@ -153,6 +185,14 @@ impl Vm {
         self.qmp.execute("cont").await.map(drop)
     }
 
+    /// Whether the guest's processor runs.
+    ///
+    /// # Errors
+    /// QEMU does not answer or has ended.
+    pub async fn runs(&self) -> Result<bool, QmpError> {
+        Ok(self.qmp.execute("query-status").await?["running"] == true)
+    }
+
     /// Becomes `Some` when the process has ended.
     #[must_use]
     pub fn death(&self) -> watch::Receiver<Option<Ended>> {
@@ -161,71 +201,121 @@ impl Vm {
 
     /// Ends the process and waits until it is gone. Returns false if it is still there in the end.
     pub async fn end(&self) -> bool {
-        // A full channel means that somebody else has asked already.
-        let _ = self.kill.try_send(());
-        let mut ended = self.ended.clone();
-        let gone = ended.wait_for(Option::is_some);
-        tokio::time::timeout(END_LIMIT, gone).await.is_ok()
+        end(&self.kill, self.ended.clone()).await
     }
 }
 
-fn bind(path: &Path) -> Result<UnixListener, StartError> {
+async fn end(kill: &mpsc::Sender<()>, mut ended: watch::Receiver<Option<Ended>>) -> bool {
+    // A full channel means that somebody else has asked already.
+    let _ = kill.try_send(());
+    let gone = ended.wait_for(Option::is_some);
+    tokio::time::timeout(END_LIMIT, gone).await.is_ok()
+}
+
+/// A socket that listens, and the first connection to it, which waits until QEMU accepts it.
+async fn listening(path: &Path) -> Result<(OwnedFd, UnixStream), StartError> {
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(StartError::SocketPath { path: path.to_owned() });
     }
+    let failed = |source| StartError::File { path: path.to_owned(), source };
     let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).map_err(|source| StartError::Socket { path: path.to_owned(), source })
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+    let stream = UnixStream::connect(path).await.map_err(failed)?;
+    Ok((listener.into(), stream))
 }
 
-/// Keeps the last lines that QEMU writes to its standard error.
-fn collect_messages(
-    child: &mut Child,
-    messages: Arc<Mutex<VecDeque<String>>>,
-) -> tokio::task::JoinHandle<()> {
-    let stderr = child.stderr.take();
-    tokio::spawn(async move {
-        let Some(stderr) = stderr else { return };
-        let mut lines = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            if let Ok(mut kept) = messages.lock() {
-                if kept.len() == KEPT_MESSAGES {
-                    kept.pop_front();
-                }
-                kept.push_back(line);
+/// Waits for the greeting of a QEMU that has just been started.
+async fn greeted(
+    qmp: UnixStream,
+    mut ended: watch::Receiver<Option<Ended>>,
+) -> Result<Qmp, StartError> {
+    let mut early = ended.clone();
+    let connect = async {
+        let failed = tokio::select! {
+            greeted = Qmp::greet(qmp) => match greeted {
+                Ok(qmp) => return Ok(qmp),
+                // A QMP connection that breaks off means that QEMU is about to end and say why.
+                Err(error) => Some(error),
+            },
+            _ = early.wait_for(Option::is_some) => None,
+        };
+        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        match (end, failed) {
+            (None, Some(error)) => Err(StartError::Qmp(error)),
+            (end, _) => {
+                let messages = end.map(|end| end.reason).unwrap_or_default();
+                Err(StartError::Ended { messages })
             }
         }
-    })
+    };
+    tokio::time::timeout(CONNECT_LIMIT, connect).await.unwrap_or(Err(StartError::Timeout))
+}
+
+/// The process behind a [`Vm`].
+enum Life {
+    /// Our child: it has to be waited for.
+    Child(Child),
+    /// Somebody else's child, by a handle that is readable once it has ended.
+    Stranger(AsyncFd<OwnedFd>),
+}
+
+impl Life {
+    async fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Self::Child(child) => child.wait().await.map(Some),
+            Self::Stranger(handle) => handle.readable().await.map(|_| None),
+        }
+    }
+
+    fn kill(&mut self) {
+        // What cannot be killed has ended.
+        match self {
+            Self::Child(child) => drop(child.start_kill()),
+            Self::Stranger(handle) => drop(pidfd_send_signal(handle.get_ref(), Signal::KILL)),
+        }
+    }
+}
+
+fn watched(life: Life, messages: &Path) -> (mpsc::Sender<()>, watch::Receiver<Option<Ended>>) {
+    let (ended_sender, ended) = watch::channel(None);
+    let (kill, kill_requests) = mpsc::channel(1);
+    tokio::spawn(watch_death(life, kill_requests, messages.to_owned(), ended_sender));
+    (kill, ended)
 }
 
 /// Waits for the process to end, by itself or when asked to, and publishes how.
 async fn watch_death(
-    mut child: Child,
-    mut kill_requests: tokio::sync::mpsc::Receiver<()>,
-    messages: Arc<Mutex<VecDeque<String>>>,
-    messages_end: tokio::task::JoinHandle<()>,
+    mut life: Life,
+    mut kill_requests: mpsc::Receiver<()>,
+    messages: PathBuf,
     ended: watch::Sender<Option<Ended>>,
 ) {
     let mut status = None;
-    // A request, or the handle dropped: either way nobody wants the process any more.
     tokio::select! {
-        end = child.wait() => status = Some(end),
-        _ = kill_requests.recv() => {}
+        end = life.wait() => status = Some(end),
+        // `None` is nobody's wish: the handle was dropped, the process goes on.
+        asked = kill_requests.recv() => if asked.is_some() { life.kill() },
     }
     let status = match status {
         Some(status) => status,
-        None => {
-            let _ = child.start_kill();
-            child.wait().await
-        }
+        None => life.wait().await,
     };
-    let _ = tokio::time::timeout(Duration::from_secs(1), messages_end).await;
-    let messages = messages.lock().map(|kept| kept.iter().cloned().collect::<Vec<_>>().join("; "));
-    let reason = match (status, messages.unwrap_or_default()) {
-        (Ok(status), text) if text.is_empty() => format!("QEMU ended ({status})"),
-        (Ok(status), text) => format!("QEMU ended ({status}): {text}"),
-        (Err(error), _) => format!("QEMU cannot be waited for: {error}"),
+    let text = last_lines(&messages);
+    let how = match status {
+        Ok(Some(status)) => format!("QEMU ended ({status})"),
+        Ok(None) => "QEMU ended".into(),
+        Err(error) => format!("QEMU cannot be waited for: {error}"),
     };
+    let reason = if text.is_empty() { how } else { format!("{how}: {text}") };
     ended.send_replace(Some(Ended { reason }));
+}
+
+/// The last lines that QEMU wrote to its standard error.
+fn last_lines(messages: &Path) -> String {
+    let text = std::fs::read(messages).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(KEPT_MESSAGES)..].join("; ")
 }
 
 #[cfg(test)]
@@ -248,6 +338,7 @@ mod tests {
             console: dir.join("log"),
             control: dir.join("ctl"),
             qmp: dir.join("qmp"),
+            messages: dir.join("messages"),
         }
     }
 
@@ -280,13 +371,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
-        let (vm, _ports) = Vm::start(QEMU, &line).await.unwrap();
+        let mut noted = None;
+        let note = |process| {
+            noted = Some(process);
+            Ok(())
+        };
+        let (vm, _control) = Vm::start(QEMU, &line, note).await.unwrap();
+        assert_eq!(noted, Some(vm.process()));
         assert_eq!(std::fs::metadata(&line.ram_file).unwrap().len(), 40 << 20);
         vm.stop().await.unwrap();
-        let status = vm.qmp.execute("query-status").await.unwrap();
-        assert_eq!(status["status"], "paused");
+        assert!(!vm.runs().await.unwrap());
         vm.cont().await.unwrap();
-        assert_eq!(vm.qmp.execute("query-status").await.unwrap()["status"], "running");
+        assert!(vm.runs().await.unwrap());
         assert!(vm.death().borrow().is_none());
         assert!(vm.end().await);
         assert!(vm.death().borrow().is_some());
@@ -294,9 +390,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_real_qemu_is_left_alone_and_taken_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = line(dir.path());
+        std::fs::write(&line.kernel, halting_image()).unwrap();
+        let (vm, control) = Vm::start(QEMU, &line, |_| Ok(())).await.unwrap();
+        vm.stop().await.unwrap();
+        let process = vm.process();
+        drop((vm, control));
+        let adopt = || Vm::adopt(process, &line.control, &line.qmp, &line.messages);
+        let (vm, _control) = adopt().await.unwrap();
+        assert!(!vm.runs().await.unwrap(), "it is as it was");
+        std::fs::remove_file(&line.ram_file).unwrap();
+        let len = 40 << 20;
+        assert!(crate::qemu::RamFile::open(&line.ram_file, len).is_err());
+        crate::qemu::RamFile::of_process(process.pid, &line.ram_file, len).unwrap();
+        assert!(vm.end().await);
+        assert!(matches!(adopt().await, Err(AdoptError::Ended { .. })));
+    }
+
+    #[tokio::test]
     async fn qemus_own_words_say_why_it_did_not_start() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Vm::start(QEMU, &line(dir.path())).await.unwrap_err();
+        let error = Vm::start(QEMU, &line(dir.path()), |_| Ok(())).await.unwrap_err();
         let StartError::Ended { messages } = error else { panic!("{error}") };
         assert!(messages.contains("kernel"), "{messages}");
     }
@@ -304,7 +420,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Vm::start("/nonexistent/qemu", &line(dir.path())).await.unwrap_err();
+        let error =
+            Vm::start("/nonexistent/qemu", &line(dir.path()), |_| Ok(())).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot run /nonexistent/qemu"), "{error}");
     }
 }

@@ -231,6 +231,15 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn last_epoch(&self, id: &str) -> Answer<'_, u64> {
+        let id = id.to_owned();
+        self.read(move |read| {
+            let epochs = read.open_table(EPOCHS).map_err(failed)?;
+            let last = epochs.get(id.as_str()).map_err(failed)?;
+            Ok(last.map_or(0, |value| value.value()))
+        })
+    }
+
     fn list(&self) -> Answer<'_, Vec<Record>> {
         self.read(|read| all(&read.open_table(SERVICES).map_err(failed)?))
     }

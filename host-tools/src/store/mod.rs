@@ -81,6 +81,9 @@ pub trait Store: Send + Sync {
     /// One record.
     fn get(&self, name: &str) -> Answer<'_, Option<Record>>;
 
+    /// The highest epoch a service with this id ever had; 0 if the store never had it.
+    fn last_epoch(&self, id: &str) -> Answer<'_, u64>;
+
     /// All records, by name.
     fn list(&self) -> Answer<'_, Vec<Record>>;
 

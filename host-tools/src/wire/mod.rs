@@ -5,13 +5,15 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Where a manager or an agent listens.
@@ -223,6 +225,37 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// A descriptor whose readiness to be read can be awaited: a pidfd, a queue of notifications.
+///
+/// # Errors
+/// The kernel cannot wait for it.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is a descriptor of its own that stays open, and the same, until it is dropped,
+    // and the `AsyncFd` that takes it over gives it up only when it has been deregistered.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Pauses between attempts, each twice as long as the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    /// The first pause and the longest.
+    #[must_use]
+    pub fn growing(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// Waits.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(self.longest);
     }
 }
 

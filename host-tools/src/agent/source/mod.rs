@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use ferry_protocol::control::{Answer, Order};
 use hyper_util::rt::TokioIo;
-use tokio::sync::mpsc;
 
 use super::destination::micros;
 use super::host::Host;
 use super::instance::Instance;
+use super::moves::EventLog;
 use super::network::Copying;
+use super::recovery;
 use crate::api::{Client, MoveEvent, MoveRequest, MoveSummary};
 use crate::migration::precopy::Policy;
 use crate::migration::{Action, Event, Machine, Outcome, Phase};
@@ -54,15 +55,22 @@ pub async fn run(
     host: Arc<Host>,
     instance: Arc<Instance>,
     request: MoveRequest,
-    events: mpsc::UnboundedSender<MoveEvent>,
+    events: Arc<EventLog>,
 ) {
     let busy = Arc::clone(&instance);
     let Ok(_busy) = busy.busy.try_lock() else {
         let reason = "another move, checkpoint or stop of this service is under way".into();
         let result = Outcome::Kept { phase: Phase::Request, reason };
-        let _ = events.send(MoveEvent::Ended { result, summary: Box::default() });
+        events.push(MoveEvent::Ended { result, summary: Box::default() });
         return;
     };
+    // Before anything is done: an agent that is started again settles this move.
+    let noted = instance.note(|noted| noted.migration = Some(request.migration.clone()));
+    if let Err(error) = noted {
+        let result = Outcome::Kept { phase: Phase::Request, reason: error.message };
+        events.push(MoveEvent::Ended { result, summary: Box::default() });
+        return;
+    }
     let mut this = Move {
         epoch: instance.epoch(),
         manager: host.manager(),
@@ -102,14 +110,29 @@ pub async fn run(
     this.summary.total_us = micros(this.begun);
     teller.tell(&machine, true);
     let Some(result) = machine.outcome().cloned() else { return };
+    match result {
+        Outcome::Kept { .. } | Outcome::TakenBack { .. } => {
+            let epoch = this.instance.epoch();
+            this.instance.note_if_possible(|noted| {
+                noted.epoch = epoch;
+                noted.migration = None;
+            });
+        }
+        // The frozen copy is kept until the manager says what became of the destination.
+        Outcome::Held { .. } => {
+            let (host, instance) = (Arc::clone(&this.host), Arc::clone(&this.instance));
+            tokio::spawn(async move { recovery::settle(&host, &instance).await });
+        }
+        Outcome::Moved { .. } | Outcome::Broken { .. } => {}
+    }
     let summary = Box::new(this.summary);
-    let _ = teller.events.send(MoveEvent::Ended { result, summary });
+    teller.events.push(MoveEvent::Ended { result, summary });
 }
 
 /// Tells the manager of phases. From the freeze to the resume only the beginnings of those that can
 /// still be undone are told, the figures later: that time is for the service.
 struct Teller {
-    events: mpsc::UnboundedSender<MoveEvent>,
+    events: Arc<EventLog>,
     told: usize,
     entered: Option<Phase>,
 }
@@ -120,7 +143,7 @@ impl Teller {
         let within = |first, last| phase.is_some_and(|phase| (first..=last).contains(&phase));
         if all || !within(Phase::Freeze, Phase::Resume) {
             for record in &machine.log.done()[self.told..] {
-                let _ = self.events.send(MoveEvent::Phase(record.clone()));
+                self.events.push(MoveEvent::Phase(record.clone()));
             }
             self.told = machine.log.done().len();
         }
@@ -129,7 +152,7 @@ impl Teller {
             && let Some(phase) = phase
         {
             self.entered = Some(phase);
-            let _ = self.events.send(MoveEvent::Entered { phase });
+            self.events.push(MoveEvent::Entered { phase });
         }
     }
 }

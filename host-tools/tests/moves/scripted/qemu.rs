@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use ferry_protocol::control::{
@@ -18,11 +19,18 @@ use ferry_protocol::control::{
 use ferry_protocol::frame::{Decoder, MAX_FRAME, encode};
 use ferry_protocol::layout::{PORTABLE_BASE, PORTABLE_MAGIC};
 use host_tools::qemu::ImageInfo;
+use rustix::fs::{FlockOperation, flock};
 
 /// Holds the arguments, one a line, in the process that plays a guest.
 pub const ARGUMENTS: &str = "FERRY_SCRIPTED_ARGUMENTS";
+/// File in the world's directory that is there if two guests of one service ran at once.
+pub const VIOLATIONS: &str = "violations";
 /// Directory with the script of a node's guests.
 pub const SCRIPT_DIR: &str = "FERRY_SCRIPT_DIR";
+
+/// Where the script that starts this process moves standard input and output, which the test harness
+/// would write to.
+const SOCKETS: [i32; 2] = [3, 4];
 
 const PAGE: u64 = 4096;
 const BITMAP: u64 = 16 << 20;
@@ -35,8 +43,12 @@ const STATE_PAGES: u32 = 300;
 pub enum Deed {
     /// Ends.
     Die,
-    /// Kills the process whose id is in a file, then goes on.
+    /// Kills the processes whose ids are in a file, then goes on.
     Kill(PathBuf),
+    /// Answers, and then kills them.
+    KillAfter(PathBuf),
+    /// Kills them, and ends.
+    KillAllAndDie(PathBuf),
     /// Does not answer.
     Silence,
     /// Sends bytes that are no frame, and an absurdly long one, then goes on.
@@ -52,6 +64,8 @@ pub fn write_script(dir: &Path, deeds: &[(&str, Deed)]) {
     let line = |(order, deed): &(&str, Deed)| match deed {
         Deed::Die => format!("{order} die\n"),
         Deed::Kill(file) => format!("{order} kill {}\n", file.display()),
+        Deed::KillAfter(file) => format!("{order} kill-after {}\n", file.display()),
+        Deed::KillAllAndDie(file) => format!("{order} kill-all-and-die {}\n", file.display()),
         Deed::Silence => format!("{order} silence\n"),
         Deed::Garbage => format!("{order} garbage\n"),
         Deed::BadRange => format!("{order} bad-range\n"),
@@ -68,6 +82,8 @@ fn deed(dir: &Path, order: &str) -> Option<Deed> {
     Some(match words.next()? {
         "die" => Deed::Die,
         "kill" => Deed::Kill(words.next()?.into()),
+        "kill-after" => Deed::KillAfter(words.next()?.into()),
+        "kill-all-and-die" => Deed::KillAllAndDie(words.next()?.into()),
         "silence" => Deed::Silence,
         "garbage" => Deed::Garbage,
         "bad-range" => Deed::BadRange,
@@ -75,11 +91,13 @@ fn deed(dir: &Path, order: &str) -> Option<Deed> {
     })
 }
 
-fn kill(pid_file: &Path) {
-    let pid = std::fs::read_to_string(pid_file).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    // It may be gone already.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+/// Kills the processes whose ids are in a file.
+pub fn kill(pid_file: &Path) {
+    for pid in std::fs::read_to_string(pid_file).unwrap().split_whitespace() {
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        // It may be gone already.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
 }
 
 /// Plays a guest to its end.
@@ -94,12 +112,14 @@ pub fn play(arguments: &str) {
     }
     let dir = PathBuf::from(std::env::var(SCRIPT_DIR).unwrap());
     std::fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
-    let mut sockets = HashMap::new();
-    for value in arguments.iter().filter(|argument| argument.starts_with("socket,id=")) {
-        let mut parts = value.split(',').map(|part| part.split_once('=').unwrap_or_default());
-        let (_, (_, id), (_, path)) = (parts.next(), parts.next().unwrap(), parts.next().unwrap());
-        sockets.insert(id.to_owned(), UnixStream::connect(path).unwrap());
-    }
+    let log = arguments.iter().find_map(|argument| argument.strip_prefix("file,id=log,path="));
+    let log = log.unwrap().trim_end_matches(",append=on");
+    // The first connections, for which QEMU waits; it comes back here when they have broken off.
+    let [control, qmp] = SOCKETS.map(|fd| {
+        // SAFETY: the script that starts this process has put the two sockets there, and nothing closes
+        // them.
+        Port::new(unsafe { BorrowedFd::borrow_raw(fd) })
+    });
     let object: HashMap<&str, &str> =
         after("-object").split(',').filter_map(|part| part.split_once('=')).collect();
     let memory_mib: u64 = object["size"].trim_end_matches('M').parse().unwrap();
@@ -116,42 +136,104 @@ pub fn play(arguments: &str) {
     let epoch = append.split(' ').find_map(|word| word.strip_prefix("epoch="));
     let guest = Guest {
         dir: dir.clone(),
-        console: sockets.remove("log").unwrap(),
-        control: sockets.remove("ctl").unwrap(),
+        console: OpenOptions::new().append(true).open(log).unwrap(),
+        control,
         ram,
         build_id: ImageInfo::read(&image).unwrap().build_id,
         pages: ((memory_mib << 20) - PORTABLE_BASE) / PAGE,
         state: if append.contains("standby") { State::Standby } else { State::Running },
         epoch: epoch.map_or(0, |epoch| epoch.parse().unwrap()),
         version: 0,
+        turn: Turn::of(&dir, append.split(' ').next().unwrap()),
     };
-    let qmp = sockets.remove("qmp").unwrap();
     std::thread::spawn(move || speak_qmp(qmp, &dir));
     guest.run();
 }
 
-fn speak_qmp(mut stream: UnixStream, dir: &Path) {
-    stream.write_all(b"{\"QMP\": {}}\n").unwrap();
-    let reader = BufReader::new(stream.try_clone().unwrap());
-    for line in reader.lines().map_while(Result::ok) {
-        let command: serde_json::Value = serde_json::from_str(&line).unwrap();
-        match deed(dir, command["execute"].as_str().unwrap()) {
-            Some(Deed::Die) => std::process::exit(1),
-            Some(Deed::Kill(file)) => kill(&file),
-            _ => {}
+/// A server socket of QEMU: one connection after the other.
+struct Port {
+    listener: UnixListener,
+    stream: UnixStream,
+}
+
+impl Port {
+    fn new(fd: BorrowedFd<'_>) -> Self {
+        let listener = UnixListener::from(fd.try_clone_to_owned().unwrap());
+        let stream = listener.accept().unwrap().0;
+        Self { listener, stream }
+    }
+
+    /// Waits for the next connection.
+    fn reopen(&mut self) {
+        self.stream = self.listener.accept().unwrap().0;
+    }
+}
+
+fn speak_qmp(mut port: Port, dir: &Path) {
+    let mut running = true;
+    loop {
+        let _ = port.stream.write_all(b"{\"QMP\": {}}\n");
+        let reader = BufReader::new(port.stream.try_clone().unwrap());
+        for line in reader.lines().map_while(Result::ok) {
+            let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let name = command["execute"].as_str().unwrap();
+            let mut after = None;
+            match deed(dir, name) {
+                Some(Deed::Die) => std::process::exit(1),
+                Some(Deed::Kill(file)) => kill(&file),
+                Some(Deed::KillAfter(file)) => after = Some(file),
+                _ => {}
+            }
+            running = match name {
+                "stop" => false,
+                "cont" => true,
+                _ => running,
+            };
+            let result = serde_json::json!({ "running": running });
+            let answer = serde_json::json!({ "return": result, "id": command["id"] });
+            let written = port.stream.write_all(format!("{answer}\n").as_bytes());
+            if let Some(file) = after {
+                kill(&file);
+            }
+            if written.is_err() {
+                break;
+            }
         }
-        let answer = serde_json::json!({ "return": {}, "id": command["id"] });
-        if stream.write_all(format!("{answer}\n").as_bytes()).is_err() {
-            break;
+        port.reopen();
+    }
+}
+
+/// The right to run: a lock that all guests with one address share. Whoever runs without it breaks the one
+/// promise that all others rest on.
+struct Turn {
+    lock: File,
+    violations: PathBuf,
+}
+
+impl Turn {
+    fn of(node_dir: &Path, address: &str) -> Self {
+        let world = node_dir.parent().unwrap();
+        let path = world.join(format!("{}.turn", address.replace('/', "-")));
+        let lock = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        Self { lock, violations: world.join(VIOLATIONS) }
+    }
+
+    fn take(&self) {
+        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            std::fs::write(&self.violations, "two instances of a service run\n").unwrap();
         }
     }
-    std::process::exit(0);
+
+    fn give(&self) {
+        flock(&self.lock, FlockOperation::Unlock).unwrap();
+    }
 }
 
 struct Guest {
+    turn: Turn,
     dir: PathBuf,
-    console: UnixStream,
-    control: UnixStream,
+    console: File,
+    control: Port,
     ram: File,
     build_id: [u8; 32],
     pages: u64,
@@ -176,6 +258,7 @@ fn content(version: u64, index: u32) -> Vec<u8> {
 impl Guest {
     fn run(mut self) {
         if self.state == State::Running {
+            self.turn.take();
             self.work();
         }
         writeln!(self.console, "scripted guest up, {:?}", self.state).unwrap();
@@ -185,10 +268,14 @@ impl Guest {
         }
         let mut decoder = Decoder::new();
         let mut byte = [0];
-        while self.control.read(&mut byte).is_ok_and(|read| read == 1) {
-            if let Some(request) = decoder.push::<Request>(byte[0]) {
-                self.answer(request.unwrap());
+        loop {
+            while self.control.stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                // Half a frame of an agent that was killed may be in front of the next agent's first.
+                if let Some(Ok(request)) = decoder.push::<Request>(byte[0]) {
+                    self.answer(request);
+                }
             }
+            self.control.reopen();
         }
     }
 
@@ -200,10 +287,15 @@ impl Guest {
                 kill(&file);
                 None
             }
+            Some(Deed::KillAllAndDie(file)) => {
+                kill(&file);
+                std::process::exit(1)
+            }
             Some(Deed::Garbage) => {
-                self.control.write_all(&[0x46; 5000]).unwrap();
-                self.control.write_all(b"FY\x01\x00\xff\xff\xff\x7f").unwrap();
-                self.control.write_all(&[0xa5; 3000]).unwrap();
+                let port = &mut self.control.stream;
+                port.write_all(&[0x46; 5000]).unwrap();
+                port.write_all(b"FY\x01\x00\xff\xff\xff\x7f").unwrap();
+                port.write_all(&[0xa5; 3000]).unwrap();
                 None
             }
             other => other,
@@ -216,7 +308,7 @@ impl Guest {
     }
 
     fn send(&mut self, message: &FromGuest) {
-        let _ = self.control.write_all(encode(message, &mut [0; MAX_FRAME]).unwrap());
+        let _ = self.control.stream.write_all(encode(message, &mut [0; MAX_FRAME]).unwrap());
     }
 
     /// Writes every page of the state anew.
@@ -310,14 +402,17 @@ impl Guest {
             }
             (Order::Freeze { full }, State::Running | State::Draining) => {
                 self.state = State::Frozen;
+                self.turn.give();
                 self.report(full)
             }
             (Order::Thaw, State::Draining | State::Frozen) => {
+                self.turn.take();
                 self.state = State::Running;
                 Answer::Resumed { connections: 2, held_frames: 0 }
             }
             (Order::Resume { epoch, .. }, State::Standby) => match self.check() {
                 Some(version) => {
+                    self.turn.take();
                     self.version = version;
                     self.epoch = epoch;
                     self.state = State::Running;
@@ -334,5 +429,8 @@ impl Guest {
             _ => refused,
         };
         self.send(&FromGuest::Answer { id: request.id, answer });
+        if let Some(Deed::KillAfter(file)) = deed {
+            kill(&file);
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! Processes of a lab: told apart from strangers with the same number, ended within a deadline.
+//! Processes: told apart from strangers with the same number, ended within a deadline.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,26 @@ impl Process {
     #[must_use]
     pub fn runs(self) -> bool {
         Self::now(self.pid) == Some(self)
+    }
+
+    /// A handle of it, which is readable once it has ended; `None` if it has.
+    ///
+    /// # Errors
+    /// The kernel has no handle to give.
+    pub fn handle(self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // The handle is for whoever has the number now: compare after opening it.
+            Ok(handle) => Ok(self.runs().then_some(handle)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether one of its arguments contains this text.
+    #[must_use]
+    pub fn mentions(self, text: &str) -> bool {
+        mentions(self.pid, text) && self.runs()
     }
 
     /// Asks it to end (SIGTERM), and after `grace` makes it end (SIGKILL). Returns once it has ended;
@@ -99,6 +120,17 @@ pub fn with_arguments(wanted: &[&str]) -> Vec<Process> {
         })
         .filter_map(Process::now)
         .collect()
+}
+
+fn mentions(pid: i32, text: &str) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).any(|argument| String::from_utf8_lossy(argument).contains(text))
+}
+
+/// Processes that have an argument which contains this text.
+#[must_use]
+pub fn with_argument_containing(text: &str) -> Vec<Process> {
+    every_pid().filter(|pid| mentions(*pid, text)).filter_map(Process::now).collect()
 }
 
 /// Processes that were started with all of these in their environment (`NAME=value`, or `NAME=` for
@@ -176,11 +208,18 @@ mod tests {
         assert!(process.runs());
         assert!(with_arguments(&["60"]).contains(&process));
         assert!(!with_arguments(&["60", "61"]).contains(&process));
+        assert!(with_argument_containing("60").contains(&process));
+        assert!(process.mentions("60") && !process.mentions("61"));
+        assert!(stranger.handle().unwrap().is_none());
+        let handle = process.handle().unwrap().unwrap();
+        assert!(!readable_within(&handle, Duration::ZERO).unwrap());
         assert!(!ancestors().contains(&process.pid));
         // Reaped from here on by a thread, as init would do for the lab's processes.
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         process.end(Duration::from_secs(5)).unwrap();
         reaper.join().unwrap();
         assert!(!process.runs());
+        assert!(readable_within(&handle, Duration::ZERO).unwrap());
+        assert!(process.handle().unwrap().is_none());
     }
 }

@@ -1,49 +1,40 @@
 //! One QEMU with all that belongs to it, from start to end.
+//!
+//! 1. `boot`: starting one.
+//! 2. `adopt`: taking up one that an earlier agent has left.
 
-use std::path::{Path, PathBuf};
+mod adopt;
+mod boot;
+
+pub use adopt::AdoptError;
+pub use boot::{BOOT_LIMIT, Launch};
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ferry_protocol::control::{Answer, Connection, Hello, Order, Range, State};
+use ferry_protocol::control::{Answer, Connection, Order, Range, State};
 
 use super::console::Console;
 use super::control::{Guest, OrderError};
-use super::network::{Network, Port, TAP_PREFIX};
-use crate::api::{ApiError, Digest32, Instance as View, InstanceState, ServiceSpec};
-use crate::qemu::command::{BootArguments, CommandLine};
+use super::descriptor::Descriptor;
+use super::network::Port;
+use crate::api::{ApiError, Instance as View, InstanceState, ServiceSpec};
 use crate::qemu::ram::RamError;
-use crate::qemu::{Accel, RamFile, Vm};
+use crate::qemu::{RamFile, Vm};
 
-/// Longest time from the start of QEMU to the guest's first word.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(25);
 /// Longest time a guest may take for a small order.
 pub const ORDER_LIMIT: Duration = Duration::from_secs(3);
 /// Longest list of connections, in bytes of guest memory.
 const MAX_CONNECTION_LIST: u64 = 16 << 20;
-
-/// What is needed to start an instance.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Launch<'a> {
-    pub spec: &'a ServiceSpec,
-    pub standby: bool,
-    pub epoch: u64,
-    pub accel: Accel,
-    pub qemu: &'a str,
-    pub kernel: PathBuf,
-    /// Distinguishes this instance from others of the service on this host.
-    pub number: u64,
-    pub run_dir: &'a Path,
-    pub ram_dir: &'a Path,
-    /// The service has no log yet.
-    pub first: bool,
-}
 
 #[derive(Debug)]
 struct Standing {
     state: InstanceState,
     epoch: u64,
     reason: Option<String>,
+    /// Since when the guest does not say where it stands.
+    mute: Option<Instant>,
 }
 
 /// An instance of a service.
@@ -61,82 +52,41 @@ pub struct Instance {
     pub console: Arc<Console>,
     /// Held by whoever moves, checkpoints, resumes or ends it.
     pub busy: tokio::sync::Mutex<()>,
-    accel: Accel,
+    run_dir: PathBuf,
+    descriptor: Mutex<Descriptor>,
     port: Mutex<Option<Box<dyn Port>>>,
     standing: Mutex<Standing>,
 }
 
 impl Instance {
-    /// Starts QEMU and waits until the guest has booted. On failure nothing is left behind.
-    ///
-    /// # Errors
-    /// What did not work, with the guest's last words.
-    pub async fn start(launch: Launch<'_>, network: &dyn Network) -> Result<Arc<Self>, ApiError> {
-        let spec = launch.spec;
-        let stem = format!("{}-{}", spec.name, launch.number);
-        let tap = format!("{TAP_PREFIX}{:.6}-{:x}", spec.id, launch.number & 0xffff);
-        let console = Console::create(launch.run_dir, &stem, launch.first)
-            .map_err(|error| ApiError::failed(format!("{}: {error}", launch.run_dir.display())))?;
-        let port = network.plug(&tap, &spec.mac, !launch.standby).map_err(ApiError::failed)?;
-        let line = command_line(&launch, &stem, port.tap());
-        let started = Self::boot(&launch, &line, Arc::new(console), port).await;
-        // Memory without a name goes away with its last user, whoever dies how.
-        let _ = std::fs::remove_file(&line.ram_file);
-        started
+    /// What an agent that is started again would know of it.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        self.descriptor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn boot(
-        launch: &Launch<'_>,
-        line: &CommandLine,
-        console: Arc<Console>,
-        port: Box<dyn Port>,
-    ) -> Result<Arc<Self>, ApiError> {
-        let clean = |port: Box<dyn Port>| {
-            console.remove();
-            if let Err(error) = port.unplug() {
-                eprintln!("{error}");
-            }
-        };
-        let (vm, ports) = match Vm::start(launch.qemu, line).await {
-            Ok(started) => started,
-            Err(error) => {
-                clean(port);
-                return Err(ApiError::failed(error));
-            }
-        };
-        let capture = Arc::clone(&console);
-        tokio::spawn(async move { capture.capture(ports.console).await });
-        let guest = Guest::new(ports.control);
-        let booted = match wait_for_boot(&guest, &console).await {
-            Ok(hello) => open_ram(launch, line, &hello).map(|ram| (hello, ram)),
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((hello, ram)) => {
-                let state = match hello.state {
-                    State::Standby => InstanceState::Standby,
-                    State::Running | State::Draining => InstanceState::Running,
-                    State::Frozen => InstanceState::Frozen,
-                };
-                let instance = Arc::new(Self {
-                    spec: launch.spec.clone(),
-                    vm,
-                    guest,
-                    ram,
-                    console,
-                    busy: tokio::sync::Mutex::new(()),
-                    accel: launch.accel,
-                    port: Mutex::new(Some(port)),
-                    standing: Mutex::new(Standing { state, epoch: launch.epoch, reason: None }),
-                });
-                tokio::spawn(watch_end(Arc::downgrade(&instance)));
-                Ok(instance)
-            }
-            Err(error) => {
-                vm.end().await;
-                clean(port);
-                Err(error)
-            }
+    /// Changes what an agent that is started again would know of it.
+    ///
+    /// # Errors
+    /// It cannot be written; what was written before still holds.
+    pub fn note(&self, change: impl FnOnce(&mut Descriptor)) -> Result<(), ApiError> {
+        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = descriptor.clone();
+        change(&mut changed);
+        if changed == *descriptor {
+            return Ok(());
+        }
+        changed
+            .store(&self.run_dir)
+            .map_err(|error| ApiError::failed(format!("{}: {error}", self.run_dir.display())))?;
+        *descriptor = changed;
+        Ok(())
+    }
+
+    /// As [`Instance::note`], where not being able to write harms nobody: guest and store tell the same.
+    pub fn note_if_possible(&self, change: impl FnOnce(&mut Descriptor)) {
+        if let Err(error) = self.note(change) {
+            eprintln!("{}: {error}", self.spec.name);
         }
     }
 
@@ -149,7 +99,7 @@ impl Instance {
             state: standing.state,
             epoch: standing.epoch,
             pid: self.vm.pid(),
-            accel: self.accel,
+            accel: self.descriptor().accel,
             reason: standing.reason.clone(),
             refused_frames: self.guest.refused_frames(),
         }
@@ -177,6 +127,18 @@ impl Instance {
         if standing.state != InstanceState::Failed {
             standing.state = state;
         }
+    }
+
+    /// Notes whether the guest says where it stands.
+    pub fn set_mute(&self, mute: bool) {
+        let mut standing = self.standing();
+        standing.mute = mute.then(|| standing.mute.unwrap_or_else(Instant::now));
+    }
+
+    /// How long the guest has not said where it stands.
+    #[must_use]
+    pub fn mute_for(&self) -> Duration {
+        self.standing().mute.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Notes the ownership number it runs under.
@@ -274,93 +236,26 @@ impl Instance {
     pub async fn end(&self) -> Result<(), ApiError> {
         self.fail("ended".into());
         let gone = self.vm.end().await;
-        self.console.remove();
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unplugged = port.map_or(Ok(()), Port::unplug);
         if !gone {
             return Err(ApiError::failed(format!("QEMU process {} does not end", self.vm.pid())));
         }
-        unplugged.map_err(ApiError::failed)
+        self.console.close();
+        let removed = self.descriptor().remove_files(&self.run_dir);
+        unplugged.map_err(ApiError::failed)?;
+        removed.map_err(|error| ApiError::failed(format!("{}: {error}", self.run_dir.display())))
     }
 }
 
-fn command_line(launch: &Launch<'_>, stem: &str, tap: Option<String>) -> CommandLine {
-    let spec = launch.spec;
-    let boot = BootArguments {
-        ip: spec.ip,
-        prefix: spec.prefix,
-        gateway: spec.gateway,
-        standby: launch.standby,
-        epoch: launch.epoch,
-        service: &spec.args,
-    };
-    let socket =
-        |kind: &str| launch.run_dir.join(format!("{:.8}-{}.{kind}", spec.id, launch.number));
-    CommandLine {
-        machine: spec.machine,
-        accel: launch.accel,
-        memory_mib: spec.memory_mib,
-        ram_file: launch.ram_dir.join(format!("{stem}-{}.ram", spec.id)),
-        kernel: launch.kernel.clone(),
-        append: boot.render(),
-        tap,
-        mac: spec.mac.clone(),
-        console: socket("log"),
-        control: socket("ctl"),
-        qmp: socket("qmp"),
+/// Where an instance stands whose guest says this of itself.
+#[must_use]
+pub fn state_of(state: State) -> InstanceState {
+    match state {
+        State::Standby => InstanceState::Standby,
+        State::Running | State::Draining => InstanceState::Running,
+        State::Frozen => InstanceState::Frozen,
     }
-}
-
-/// Waits for the guest's first word.
-async fn wait_for_boot(guest: &Guest, console: &Console) -> Result<Hello, ApiError> {
-    let mut said = guest.said();
-    let word = said.wait_for(|said| said.ready.is_some() || said.exited.is_some() || said.gone);
-    let what = match tokio::time::timeout(BOOT_LIMIT, word).await {
-        Ok(Ok(said)) if said.ready.is_some() && said.exited.is_none() => {
-            if let Some(hello) = said.ready {
-                return Ok(hello);
-            }
-            String::new()
-        }
-        Ok(Ok(said)) => match said.exited {
-            Some(code) => format!("the service ended with code {code} while it started"),
-            None => "the guest ended while it booted".into(),
-        },
-        Ok(Err(_)) => "the guest ended while it booted".into(),
-        Err(_) => format!("the guest did not boot within {} s", BOOT_LIMIT.as_secs()),
-    };
-    let tail = console.tail();
-    let console = if tail.is_empty() {
-        "its console is empty".into()
-    } else {
-        format!("its console says:\n{tail}")
-    };
-    Err(ApiError::failed(format!("{what}; {console}")))
-}
-
-fn open_ram(launch: &Launch<'_>, line: &CommandLine, hello: &Hello) -> Result<RamFile, ApiError> {
-    let expected = launch.spec.image.build_id;
-    if hello.build_id != expected.0 {
-        return Err(ApiError::failed(format!(
-            "the guest says that it is image {}, started was {}",
-            Digest32(hello.build_id).short(),
-            expected.short()
-        )));
-    }
-    if launch.standby != (hello.state == State::Standby) {
-        return Err(ApiError::failed(format!(
-            "the guest came up {:?}, asked for was {}",
-            hello.state,
-            if launch.standby { "a standby" } else { "a running service" }
-        )));
-    }
-    let len = u64::from(launch.spec.memory_mib) << 20;
-    let mut ram = RamFile::open(&line.ram_file, len).map_err(ApiError::failed)?;
-    ram.set_portable(hello.portable).map_err(ApiError::failed)?;
-    if launch.standby {
-        ram.punch_portable().map_err(ApiError::failed)?;
-    }
-    Ok(ram)
 }
 
 /// Notes when the service or its QEMU ends by itself, and fences the port.

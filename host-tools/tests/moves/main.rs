@@ -1,17 +1,26 @@
 //! Manager and agents as they are, the real command, and guests that play a script.
 
+mod faults;
 mod relocation;
 mod scripted;
 
 use host_tools::api::{InstanceState, ServiceState};
 use scripted::qemu::{ARGUMENTS, Deed, play};
-use scripted::world::{World, files, image_file};
+use scripted::world::{AGENT, World, files, image_file, run_agent};
 
 /// In a process that an agent has started this is the guest; else there is nothing to do.
 #[test]
 fn scripted_guest() {
     if let Ok(arguments) = std::env::var(ARGUMENTS) {
         play(&arguments);
+    }
+}
+
+/// In a process that a world has started this is an agent.
+#[test]
+fn scripted_agent() {
+    if let Ok(directory) = std::env::var(AGENT) {
+        run_agent(&directory);
     }
 }
 
@@ -32,6 +41,7 @@ async fn runs_on(world: &World, node: &str, epoch: u64) {
     assert_eq!((here.state, here.epoch), (InstanceState::Running, epoch));
     let connections = world.good(&["conns", "p"]).await;
     assert_eq!(connections.lines().count(), 3, "{connections}");
+    world.assert_one_at_a_time();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +211,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     world.good(&["run", "svc", "--name", "big", "--on", "b", "--memory", "900M"]).await;
     let said = world.bad(&["migrate", "p", "--to", "b"], 7).await;
     assert!(said.contains("not enough memory"), "{said}");
-    world.end_node("b").await;
+    world.kill("b");
     let said = world.bad(&["migrate", "p", "--to", "b"], 7).await;
     assert!(said.contains("node b cannot be reached"), "{said}");
     let connections = world.good(&["conns", "p"]).await;

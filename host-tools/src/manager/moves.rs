@@ -1,0 +1,175 @@
+//! The moves as objects: what is known of each, and what of it is durable.
+//!
+//! A move is in the store before the source's agent hears of it, and its end is in the store before the
+//! service's record lets go of it. So a record names a move only while that move's document is open, or a
+//! moment longer, which [`Manager::recover`](super::Manager::recover) mends.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::agent::moves::EventLog;
+use crate::api::{ApiError, Migration, MoveEvent, move_number, now_us};
+use crate::migration::Phase;
+use crate::store::Record;
+
+/// A move as the store keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptMove {
+    /// What users see.
+    #[serde(flatten)]
+    pub migration: Migration,
+    /// The epoch under which the source ran when it began.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Its events so far.
+    #[serde(default)]
+    pub events: Vec<MoveEvent>,
+}
+
+/// All moves, by number.
+#[derive(Debug)]
+pub struct Moves {
+    all: Mutex<BTreeMap<u32, Tracked>>,
+    next: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    migration: Migration,
+    epoch: u64,
+    log: Arc<EventLog>,
+}
+
+impl Tracked {
+    fn kept(&self) -> KeptMove {
+        let Self { migration, epoch, log } = self;
+        KeptMove { migration: migration.clone(), epoch: *epoch, events: log.events() }
+    }
+}
+
+impl Moves {
+    /// The moves that a store has kept.
+    #[must_use]
+    pub fn new(kept: Vec<KeptMove>) -> Self {
+        let tracked = kept.into_iter().filter_map(|kept| {
+            let KeptMove { migration, epoch, events } = kept;
+            let log = Arc::new(EventLog::with(events));
+            Some((move_number(&migration.id)?, Tracked { migration, epoch, log }))
+        });
+        let all: BTreeMap<_, _> = tracked.collect();
+        let last = all.keys().next_back().copied().unwrap_or(0);
+        Self { all: Mutex::new(all), next: AtomicU32::new(last + 1) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Tracked>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new move; its number. It is not in the store yet.
+    pub(super) fn begin(&self, record: &Record, source: &str, destination: &str) -> u32 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let migration = Migration {
+            id: format!("m{number}"),
+            service: record.spec.name.clone(),
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            began_us: now_us(),
+            phases: Vec::new(),
+            phase: Some(Phase::Request),
+            result: None,
+            summary: None,
+        };
+        let begun = MoveEvent::Begun {
+            migration: migration.id.clone(),
+            service: migration.service.clone(),
+            source: migration.source.clone(),
+            destination: migration.destination.clone(),
+        };
+        let log = Arc::new(EventLog::with(vec![begun]));
+        self.lock().insert(number, Tracked { migration, epoch: record.epoch, log });
+        number
+    }
+
+    /// Takes an event into the object and tells it to all who follow. Returns what is then to be kept.
+    pub(super) fn add(&self, number: u32, event: MoveEvent) -> Option<KeptMove> {
+        let mut all = self.lock();
+        let tracked = all.get_mut(&number)?;
+        take(&mut tracked.migration, &event);
+        tracked.log.push(event);
+        Some(tracked.kept())
+    }
+
+    /// What will be to be kept once this event is added.
+    pub(super) fn preview(&self, number: u32, event: &MoveEvent) -> Option<KeptMove> {
+        let mut kept = self.kept(number)?;
+        take(&mut kept.migration, event);
+        kept.events.push(event.clone());
+        Some(kept)
+    }
+
+    /// A move as it is to be kept.
+    pub(super) fn kept(&self, number: u32) -> Option<KeptMove> {
+        self.lock().get(&number).map(Tracked::kept)
+    }
+
+    /// Tells those who follow a move what it waits for.
+    pub(super) fn tell_waiting(&self, number: u32, reason: String) {
+        if let Some(tracked) = self.lock().get(&number) {
+            tracked.log.tell(&MoveEvent::Waiting { reason });
+        }
+    }
+
+    /// The numbers of the moves that have not ended.
+    pub(super) fn open(&self) -> Vec<u32> {
+        let all = self.lock();
+        all.iter().filter(|(_, t)| t.migration.result.is_none()).map(|(n, _)| *n).collect()
+    }
+
+    /// All events of a move, those to come included.
+    ///
+    /// # Errors
+    /// There is no such move.
+    pub fn follow(&self, id: &str) -> Result<UnboundedReceiver<MoveEvent>, ApiError> {
+        let all = self.lock();
+        let found = move_number(id).and_then(|number| all.get(&number));
+        found.map(|tracked| tracked.log.follow()).ok_or_else(|| unknown(id))
+    }
+
+    /// A move and the epoch it began with.
+    ///
+    /// # Errors
+    /// There is none with this id.
+    pub fn get(&self, id: &str) -> Result<(Migration, u64), ApiError> {
+        let all = self.lock();
+        let found = move_number(id).and_then(|number| all.get(&number));
+        found.map(|t| (t.migration.clone(), t.epoch)).ok_or_else(|| unknown(id))
+    }
+
+    /// All moves, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Migration> {
+        self.lock().values().map(|tracked| tracked.migration.clone()).collect()
+    }
+}
+
+fn take(migration: &mut Migration, event: &MoveEvent) {
+    match event {
+        MoveEvent::Begun { .. } | MoveEvent::Waiting { .. } => {}
+        MoveEvent::Entered { phase } => migration.phase = Some(*phase),
+        MoveEvent::Phase(record) => migration.phases.push(record.clone()),
+        MoveEvent::Ended { result, summary } => {
+            migration.phase = None;
+            migration.result = Some(result.clone());
+            migration.summary = Some(summary.clone());
+        }
+    }
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no move `{id}`"))
+        .hint("`host-tools migration ls` lists them")
+}

@@ -1,0 +1,133 @@
+//! A switch on paper: its ports are files, and what agents do to them is kept in a journal.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use host_tools::agent::network::{Copying, End, Network, Port};
+use host_tools::hostnet::HostNetError;
+
+/// What the agents did to their switches, in order, as `node port deed`.
+#[derive(Clone, Debug)]
+pub struct Journal(PathBuf);
+
+impl Journal {
+    pub fn of(world: &Path) -> Self {
+        Self(world.join("journal"))
+    }
+
+    fn note(&self, text: &str) {
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.0).unwrap();
+        file.write_all(format!("{text}\n").as_bytes()).unwrap();
+    }
+
+    pub fn take(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let _ = std::fs::remove_file(&self.0);
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[derive(Debug)]
+pub struct PaperSwitch {
+    node: String,
+    taps: PathBuf,
+    journal: Journal,
+}
+
+#[derive(Debug)]
+struct PaperPort {
+    node: String,
+    file: PathBuf,
+    journal: Journal,
+}
+
+impl PaperSwitch {
+    pub fn new(node: String, taps: PathBuf, journal: Journal) -> Self {
+        Self { node, taps, journal }
+    }
+
+    fn port(&self, name: &str) -> PaperPort {
+        let (node, file) = (self.node.clone(), self.taps.join(name));
+        PaperPort { node, file, journal: self.journal.clone() }
+    }
+}
+
+impl PaperPort {
+    /// In one step, like the kernel: the agent may be killed, and tests look at it.
+    fn write(&self, open: bool) {
+        let next = self.file.parent().and_then(Path::parent).unwrap().join("port.part");
+        std::fs::write(&next, word(open)).unwrap();
+        std::fs::rename(next, &self.file).unwrap();
+    }
+}
+
+fn word(open: bool) -> &'static str {
+    if open { "open" } else { "closed" }
+}
+
+impl Network for PaperSwitch {
+    fn plug(&self, name: &str, _mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError> {
+        let port = self.port(name);
+        port.write(open);
+        self.journal.note(&format!("{} plug {}", self.node, word(open)));
+        Ok(Box::new(port))
+    }
+
+    fn adopt(
+        &self,
+        name: &str,
+        _mac: &str,
+        _mirror: Option<u32>,
+    ) -> Result<Box<dyn Port>, HostNetError> {
+        let port = self.port(name);
+        if !port.file.exists() {
+            return Err(HostNetError::NoSuchLink { name: name.into() });
+        }
+        self.journal.note(&format!("{} adopt", self.node));
+        Ok(Box::new(port))
+    }
+}
+
+impl Port for PaperPort {
+    fn tap(&self) -> Option<String> {
+        None
+    }
+
+    fn set_open(&self, open: bool) -> Result<(), HostNetError> {
+        self.write(open);
+        self.journal.note(&format!("{} {}", self.node, if open { "open" } else { "close" }));
+        Ok(())
+    }
+
+    fn mirror(&self, end: End, _: Ipv4Addr, _: u32) -> Result<Box<dyn Copying>, HostNetError> {
+        self.journal.note(&format!("{} mirror {end:?}", self.node));
+        Ok(Box::new(PaperMirror { node: self.node.clone(), journal: self.journal.clone() }))
+    }
+
+    fn unplug(self: Box<Self>) -> Result<(), HostNetError> {
+        std::fs::remove_file(&self.file).unwrap();
+        self.journal.note(&format!("{} unplug", self.node));
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct PaperMirror {
+    node: String,
+    journal: Journal,
+}
+
+impl Copying for PaperMirror {
+    fn on(&mut self) -> Result<(), HostNetError> {
+        self.journal.note(&format!("{} mirror on", self.node));
+        Ok(())
+    }
+}
+
+impl Drop for PaperMirror {
+    fn drop(&mut self) {
+        self.journal.note(&format!("{} mirror off", self.node));
+    }
+}

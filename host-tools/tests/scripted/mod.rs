@@ -1,8 +1,0 @@
-//! A manager and agents in this process, and guests that play a script.
-//!
-//! 1. [`qemu`]: what the agents start in QEMU's place: it speaks QMP and the control protocol, keeps
-//!    its memory in the file it is given, and does what its script says when an order comes.
-//! 2. [`world`]: manager, agents, and the real `host-tools` command.
-
-pub mod qemu;
-pub mod world;
