@@ -206,7 +206,12 @@ mod tests {
         assert!(!stranger.runs());
         stranger.end(Duration::from_secs(1)).unwrap();
         assert!(process.runs());
-        assert!(with_arguments(&["60"]).contains(&process));
+        // A parent goes on a moment before its child's arguments are in place.
+        let begun = std::time::Instant::now();
+        while !with_arguments(&["60"]).contains(&process) {
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            std::thread::yield_now();
+        }
         assert!(!with_arguments(&["60", "61"]).contains(&process));
         assert!(with_argument_containing("60").contains(&process));
         assert!(process.mentions("60") && !process.mentions("61"));
