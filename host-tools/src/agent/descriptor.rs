@@ -4,8 +4,9 @@
 //! outlives that. When the host itself goes down its guests are gone too, and nothing is left to take up.
 //! So writing costs some ten microseconds, and none of it happens while a service is frozen: a move is noted
 //! before it begins; the destination notes that its pages are whole while the source asks for the commit,
-//! and its new epoch after it has told the source that the service runs. A kill between a deed and its note
-//! is found out by asking guest and store, see [`recovery`](super::recovery).
+//! by an empty file, which is no data that the commit's own sync could have to wait for; and it notes its
+//! new epoch after it has told the source that the service runs. A kill between a deed and its note is found
+//! out by asking guest and store, see [`recovery`](super::recovery).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,8 @@ pub struct Descriptor {
     pub epoch: u64,
     /// The move it is part of.
     pub migration: Option<String>,
-    /// A standby: all pages have arrived and were found right.
+    /// A standby: all pages have arrived and were found right. Noted by a file of its own.
+    #[serde(skip)]
     pub verified: bool,
     /// Offset of the first byte of the kept history in the service's whole log.
     pub log_start: u64,
@@ -117,6 +119,20 @@ impl Descriptor {
         run_dir.join(format!("{}.messages", self.stem()))
     }
 
+    fn verified_mark(&self, run_dir: &Path) -> PathBuf {
+        run_dir.join(format!("{}.verified", self.stem()))
+    }
+
+    /// Notes that all pages have arrived and were found right.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn mark_verified(&mut self, run_dir: &Path) -> io::Result<()> {
+        std::fs::File::create(self.verified_mark(run_dir))?;
+        self.verified = true;
+        Ok(())
+    }
+
     /// The move's number, which its mirror's devices are named after.
     #[must_use]
     pub fn tunnel(&self) -> Option<u32> {
@@ -132,7 +148,11 @@ impl Descriptor {
         let next = path.with_extension("part");
         let json = serde_json::to_vec(self).map_err(io::Error::other)?;
         std::fs::write(&next, json)?;
-        std::fs::rename(&next, &path)
+        std::fs::rename(&next, &path)?;
+        if !self.verified {
+            remove(&self.verified_mark(run_dir))?;
+        }
+        Ok(())
     }
 
     /// All descriptors of a host.
@@ -156,11 +176,12 @@ impl Descriptor {
             }
             let bytes = std::fs::read(&path).map_err(io_error(&path))?;
             let unreadable = |reason: String| LoadError::Unreadable { path: path.clone(), reason };
-            let found: Self =
+            let mut found: Self =
                 serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
             if found.version != VERSION {
                 return Err(unreadable(format!("version {}", found.version)));
             }
+            found.verified = found.verified_mark(run_dir).exists();
             all.push(found);
         }
         all.sort_by_key(|descriptor| descriptor.number);
@@ -187,13 +208,16 @@ impl Descriptor {
         let [history, console] = Console::paths(run_dir, &self.stem());
         let sockets = [self.control(run_dir), self.qmp(run_dir)];
         let rest = [history, console, self.messages(run_dir), self.ram_file.clone()];
-        for path in sockets.into_iter().chain(rest).chain([self.path(run_dir)]) {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        let last = [self.verified_mark(run_dir), self.path(run_dir)];
+        sockets.iter().chain(&rest).chain(&last).try_for_each(|path| remove(path))
+    }
+}
+
+/// No error if it is gone already.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -236,6 +260,11 @@ pub(crate) mod tests {
         let all = Descriptor::load_all(dir.path()).unwrap();
         assert_eq!(all, [first.clone(), second.clone()]);
         assert_eq!(first.running(), None);
+        first.mark_verified(dir.path()).unwrap();
+        assert_eq!(Descriptor::load_all(dir.path()).unwrap()[0], first);
+        first.verified = false;
+        first.store(dir.path()).unwrap();
+        assert_eq!(Descriptor::load_all(dir.path()).unwrap()[0], first);
         for descriptor in all {
             descriptor.remove_files(dir.path()).unwrap();
             descriptor.remove_files(dir.path()).unwrap();

@@ -165,9 +165,8 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                 }
                 checked(standby).await.map_err(GiveUp::Tell)?;
                 link.send(&FromDestination::Verified).await?;
-                // While the source asks for the commit. If it is not noted, a new agent ends this standby and
-                // the source takes the service back.
-                standby.instance.note_if_possible(|noted| noted.verified = true);
+                // While the source asks for the commit.
+                standby.instance.note_verified();
             }
             FromSource::Resume { epoch } => resume(link, standby, epoch).await?,
             FromSource::Log { start, bytes, last } => {

@@ -83,6 +83,15 @@ impl Instance {
         Ok(())
     }
 
+    /// Notes that a standby's pages are whole. If that does not work, a new agent ends the standby, and the
+    /// source takes the service back.
+    pub fn note_verified(&self) {
+        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = descriptor.mark_verified(&self.run_dir) {
+            eprintln!("{}: {}: {error}", self.spec.name, self.run_dir.display());
+        }
+    }
+
     /// As [`Instance::note`], where not being able to write harms nobody: guest and store tell the same.
     pub fn note_if_possible(&self, change: impl FnOnce(&mut Descriptor)) {
         if let Err(error) = self.note(change) {
