@@ -146,7 +146,7 @@ pub fn idle(deadline: Option<u64>) -> bool {
         let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
-        woke = perform(card::park(until));
+        woke = perform(park(until));
     }
     SERVING.set(false);
     woke
@@ -157,18 +157,30 @@ fn attend() {
     SERVING.set(true);
     serve();
     if card::pending() {
-        perform(card::park(0));
+        perform(park(0));
     }
     SERVING.set(false);
+}
+
+/// Parks until there is something to do other than to prepare for a capture. Between the preparation
+/// and the park in which the service is captured nothing runs: a frame taken then could lie in a page
+/// that was reported to hold nothing.
+fn park(until: u64) -> Wake {
+    let mut wake = card::park(until);
+    while wake.task == Task::Prepare {
+        prepare();
+        wake = card::park(0);
+    }
+    wake
 }
 
 /// Does what the machine asks, and whatever it asks next, until the service may run again. Returns
 /// whether a task may have been woken.
 fn perform(wake: Wake) -> bool {
     match wake.task {
-        Task::None => {}
+        // `park` has prepared whatever was to be captured.
+        Task::None | Task::Prepare => {}
         Task::Drain => drain(u64::from(wake.argument)),
-        Task::Prepare => prepare(),
         Task::End => end(),
         Task::Connections => list(),
         // Without a drain before it: frozen and thawed, or captured while the windows were open.
@@ -201,7 +213,7 @@ fn drain(timeout_us: u64) {
                 u64::MAX
             }
         };
-        let wake = card::park(until);
+        let wake = park(until);
         match wake.task {
             Task::Reopen | Task::Resume => return reopen(wake),
             _ => {

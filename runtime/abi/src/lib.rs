@@ -25,8 +25,8 @@ pub enum Task {
     Resume = 3,
     /// List the connections, report [`Report::Connections`].
     Connections = 4,
-    /// Write the map of pages without state, report [`Report::Prepared`]; the next [`host_park`] may
-    /// be the one in which the service is captured.
+    /// Write the map of pages without state, report [`Report::Prepared`] and park at once: the next
+    /// [`host_park`] may be the one in which the service is captured.
     Prepare = 5,
     /// The service is to end: close every connection in order, report [`Report::Ended`].
     End = 6,
