@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use host_tools::agent;
@@ -41,6 +42,15 @@ pub fn run_agent(dir: &str) {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// A loopback address that nobody else has: the agent listens there however often it is started, and
+/// meanwhile no connection of another test can be given its port.
+fn own_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    let node = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{}.{node}:7701", 1 + (pid >> 8 & 0x7f), pid & 0xff)
 }
 
 /// A daemon and how it is started.
@@ -88,9 +98,7 @@ impl World {
         for part in ["ram", "taps"] {
             std::fs::create_dir_all(dir.join(part)).unwrap();
         }
-        // An address of its own that is free now; the agent listens there however often it is started.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        std::fs::write(dir.join("address"), free.to_string()).unwrap();
+        std::fs::write(dir.join("address"), own_address()).unwrap();
         let script = dir.join("qemu");
         let text = format!(
             "#!/bin/sh\nexec 3<&0 4>&1 </dev/null >/dev/null\n\
@@ -224,8 +232,9 @@ impl World {
     /// Runs the command, which must succeed; returns what it printed.
     pub async fn good(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {errors}");
+        let said = |bytes| String::from_utf8_lossy(bytes);
+        let (out, errors) = (said(&output.stdout), said(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {out}{errors}");
         String::from_utf8(output.stdout).unwrap()
     }
 
