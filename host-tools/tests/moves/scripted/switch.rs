@@ -55,9 +55,13 @@ impl PaperSwitch {
 }
 
 impl PaperPort {
-    /// In one step, like the kernel: the agent may be killed, and tests look at it.
+    /// In one step, like the kernel: the agent may be killed, and tests look at it. Ports of one node are
+    /// written side by side.
     fn write(&self, open: bool) {
-        let next = self.file.parent().and_then(Path::parent).unwrap().join("port.part");
+        let directory = self.file.parent().and_then(Path::parent).unwrap();
+        let mut next = self.file.file_name().unwrap().to_owned();
+        next.push(".part");
+        let next = directory.join(next);
         std::fs::write(&next, word(open)).unwrap();
         std::fs::rename(next, &self.file).unwrap();
     }
