@@ -38,7 +38,7 @@ use crate::table::timers::Timers;
 use reply::Reply;
 
 /// Frames taken from the card in one [`Stack::poll`].
-const RECEIVE_BUDGET: u32 = 32;
+const RECEIVE_BUDGET: u32 = 128;
 
 /// A full ring is looked at again after this, should no interrupt tell before.
 const RING_RETRY: Duration = Duration::from_micros(500);
