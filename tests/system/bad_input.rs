@@ -1,9 +1,10 @@
 //! Line 7: what is wrong is refused with its reason, and what runs goes on.
 
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use ferry_protocol::control::{Answer, FromGuest, Order, Request, State};
@@ -268,7 +269,7 @@ impl Bare {
             "qemu-system-x86_64 -machine q35 -accel tcg -cpu max -smp 1 -m 64M -nodefaults -display none \
              -no-reboot -netdev tap,id=net0,ifname=t0,script=no,downscript=no \
              -device virtio-net-pci,netdev=net0,mac=52:54:00:00:00:50 -serial file:{} \
-             -chardev socket,id=ctl,path={},server=on,wait=off -serial chardev:ctl",
+             -chardev socket,id=ctl,path={},server=off -serial chardev:ctl",
             console.display(),
             socket.display()
         );
@@ -276,16 +277,12 @@ impl Bare {
         line.extend(["-kernel".into(), image.to_string_lossy().into_owned()]);
         line.extend(["-append".into(), format!("ip={IP}/24 --")]);
         let words: Vec<&str> = line.iter().map(String::as_str).collect();
+        // Before QEMU starts, so that not a byte of the guest comes too early.
+        let listener = UnixListener::bind(&socket).unwrap();
         let guest = world.in_node("a", &words).stdin(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + LIMIT;
-        let control = loop {
-            // QEMU makes the socket when it starts; there is no event for it.
-            match UnixStream::connect(&socket) {
-                Ok(control) => break control,
-                Err(e) => assert!(Instant::now() < deadline, "no control port: {e}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let (connected, connection) = channel();
+        std::thread::spawn(move || connected.send(listener.accept()));
+        let (control, _) = connection.recv_timeout(LIMIT).expect("QEMU does not connect").unwrap();
         control.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         control.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         Self { guest, control }

@@ -164,9 +164,7 @@ impl Manager {
         let owner = Ownership::Node { name: migration.source };
         answer(self.store.advance(&migration.service, request.epoch, Some(id), owner).await)
     }
-}
 
-impl Manager {
     /// Says whose a service is, after making sure that the move named does not commit any more unless
     /// it has.
     ///
@@ -192,9 +190,7 @@ impl Manager {
             None => OwnershipAnswer::Released,
         })
     }
-}
 
-impl Manager {
     /// Makes sure that a move or checkpoint does not commit any more, unless it has.
     async fn settle_any(&self, name: &str, id: &str) -> Result<(), ApiError> {
         if id.starts_with(CHECKPOINT_PREFIX) {

@@ -5,12 +5,12 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
-    TcpSeqNumber,
+    EthernetRepr, Ipv4Address, Ipv4Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
+
+use crate::device::{emit, packet_len, segment};
 
 /// Ephemeral ports begin here (RFC 6335 §6).
 const FIRST_PORT: u16 = 49152;
@@ -86,7 +86,7 @@ impl Peer {
             max_seg_size: Some(MSS),
             window_scale: Some(7),
             sack_permitted: true,
-            ..segment(&connection, &[])
+            ..next(&connection, &[])
         };
         out.push_back(self.frame(&syn));
         self.connections.push(connection);
@@ -101,7 +101,7 @@ impl Peer {
                     break;
                 }
                 let frame =
-                    self.frame(&TcpRepr { control: TcpControl::Psh, ..segment(connection, part) });
+                    self.frame(&TcpRepr { control: TcpControl::Psh, ..next(connection, part) });
                 out.push_back(frame);
                 self.connections[index].snd_nxt += part.len();
             }
@@ -171,29 +171,14 @@ impl Peer {
             // It has been here before (RFC 2883 §4).
             duplicate = Some((seq.0.cast_unsigned(), (seq + len).0.cast_unsigned()));
         }
-        let mut ack = segment(&self.connections[index], &[]);
+        let mut ack = next(&self.connections[index], &[]);
         ack.sack_ranges[0] = duplicate;
         Some(self.frame(&ack))
     }
 
     fn frame(&self, tcp: &TcpRepr<'_>) -> Vec<u8> {
-        let ip = Ipv4Repr {
-            src_addr: self.ip,
-            dst_addr: self.service_ip,
-            next_header: IpProtocol::Tcp,
-            payload_len: tcp.buffer_len(),
-            hop_limit: 64,
-        };
-        let checksums = ChecksumCapabilities::default();
-        let len = ip.buffer_len() + tcp.buffer_len();
-        self.ethernet(EthernetProtocol::Ipv4, len, |bytes| {
-            ip.emit(&mut Ipv4Packet::new_unchecked(&mut *bytes), &checksums);
-            tcp.emit(
-                &mut TcpPacket::new_unchecked(&mut bytes[ip.buffer_len()..]),
-                &self.ip.into(),
-                &self.service_ip.into(),
-                &checksums,
-            );
+        self.ethernet(EthernetProtocol::Ipv4, packet_len(tcp), |bytes| {
+            emit(bytes, self.ip, self.service_ip, tcp);
         })
     }
 
@@ -212,20 +197,11 @@ impl Peer {
 }
 
 /// The next segment of a connection: an ACK with `payload`.
-fn segment<'p>(connection: &Connection, payload: &'p [u8]) -> TcpRepr<'p> {
+fn next<'p>(connection: &Connection, payload: &'p [u8]) -> TcpRepr<'p> {
     TcpRepr {
         src_port: connection.local,
         dst_port: connection.remote,
-        control: TcpControl::None,
-        seq_number: connection.snd_nxt,
-        ack_number: Some(connection.rcv_nxt),
-        window_len: WINDOW,
-        window_scale: None,
-        max_seg_size: None,
-        sack_permitted: false,
-        sack_ranges: [None; 3],
-        timestamp: None,
-        payload,
+        ..segment(connection.snd_nxt, connection.rcv_nxt, WINDOW, payload)
     }
 }
 

@@ -5,8 +5,8 @@
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
-    TcpSeqNumber,
+    IPV4_HEADER_LEN, IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl,
+    TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::{Flow, Tuple};
@@ -75,12 +75,13 @@ pub(crate) fn bare_ack(
     packet(local, tuple.remote_addr(), &repr)
 }
 
-fn segment(
+/// `<SEQ=seq><ACK=ack><CTL=ACK>` without options; the ports are for the caller to fill in.
+pub(crate) fn segment(
     seq: TcpSeqNumber,
     ack: TcpSeqNumber,
     window: u16,
-    payload: &'static [u8],
-) -> TcpRepr<'static> {
+    payload: &[u8],
+) -> TcpRepr<'_> {
     TcpRepr {
         src_port: 0,
         dst_port: 0,
@@ -100,6 +101,17 @@ fn segment(
 /// `N` is the length that `tcp` comes to.
 fn packet<const N: usize>(src: Ipv4Address, dst: Ipv4Address, tcp: &TcpRepr<'_>) -> [u8; N] {
     let mut bytes = [0; N];
+    emit(&mut bytes, src, dst, tcp);
+    bytes
+}
+
+/// Bytes of the IPv4 packet that [`emit`] writes.
+pub(crate) fn packet_len(tcp: &TcpRepr<'_>) -> usize {
+    IPV4_HEADER_LEN + tcp.buffer_len()
+}
+
+/// Writes an IPv4 packet with `tcp` in it into `bytes`, which must be [`packet_len`] long.
+pub(crate) fn emit(bytes: &mut [u8], src: Ipv4Address, dst: Ipv4Address, tcp: &TcpRepr<'_>) {
     let ip = Ipv4Repr {
         src_addr: src,
         dst_addr: dst,
@@ -108,14 +120,13 @@ fn packet<const N: usize>(src: Ipv4Address, dst: Ipv4Address, tcp: &TcpRepr<'_>)
         hop_limit: 64,
     };
     let checksums = ChecksumCapabilities::default();
-    ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &checksums);
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut *bytes), &checksums);
     tcp.emit(
         &mut TcpPacket::new_unchecked(&mut bytes[ip.buffer_len()..]),
         &IpAddress::Ipv4(src),
         &IpAddress::Ipv4(dst),
         &checksums,
     );
-    bytes
 }
 
 #[cfg(test)]
