@@ -50,6 +50,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
+        .merge(super::seeing::routes())
         .with_state(host)
 }
 

@@ -120,6 +120,10 @@ pub enum Command {
         #[command(subcommand)]
         command: MigrationCommand,
     },
+    /// Show hosts, services and moves in the terminal, as they change
+    Top(super::top::TopArgs),
+    /// Open the manager's page to a browser on this machine
+    Web(super::web::WebArgs),
     /// A laboratory on this machine: hosts and a client as network namespaces
     Lab {
         /// What to do

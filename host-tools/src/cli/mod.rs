@@ -7,6 +7,7 @@
 //! 5. [`moves`]: `migrate`, `migration`, with progress.
 //! 6. [`nodes`]: `node`, `rebalance`.
 //! 7. [`files`]: `checkpoint`, `restore`, `image`.
+//! 8. [`top`] and [`web`]: seeing what happens.
 
 pub mod args;
 pub mod daemons;
@@ -15,6 +16,8 @@ pub mod moves;
 pub mod nodes;
 pub mod output;
 pub mod services;
+pub mod top;
+pub mod web;
 
 use std::process::ExitCode;
 
@@ -76,6 +79,8 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
+        Command::Top(args) => top::top(&manager(cli.manager)?, args).await,
+        Command::Web(args) => web::web(manager(cli.manager)?, args, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,
     }
 }

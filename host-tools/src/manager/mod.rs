@@ -11,7 +11,9 @@
 //! 9. [`relocate`]: many moves: draining a node, rebalancing.
 //! 10. [`workspace`]: checkpoint and restore.
 //! 11. [`logs`]: a service's log across its moves.
-//! 12. [`http`]: the routes.
+//! 12. [`overview`] and [`watch`]: the present state and its changes, for those who look.
+//! 13. [`web`]: the page.
+//! 14. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
@@ -19,11 +21,14 @@ pub mod logs;
 pub mod migrations;
 pub mod moves;
 pub mod nodes;
+pub mod overview;
 pub mod placement;
 pub mod recovery;
 pub mod relocate;
 pub mod services;
 pub mod state;
+pub mod watch;
+pub mod web;
 pub mod workspace;
 
 use std::path::PathBuf;

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::agent::moves::EventLog;
-use crate::api::{ApiError, Migration, MoveEvent, move_number, now_us};
+use crate::api::{ApiError, Migration, MoveEvent, SeenMove, move_number, now_us};
 use crate::migration::Phase;
 use crate::store::Record;
 
@@ -30,11 +31,15 @@ pub struct KeptMove {
     pub events: Vec<MoveEvent>,
 }
 
+/// Changes of moves that somebody who watches may be behind.
+const FEED_LENGTH: usize = 256;
+
 /// All moves, by number.
 #[derive(Debug)]
 pub struct Moves {
     all: Mutex<BTreeMap<u32, Tracked>>,
     next: AtomicU32,
+    feed: broadcast::Sender<SeenMove>,
 }
 
 #[derive(Debug)]
@@ -62,7 +67,22 @@ impl Moves {
         });
         let all: BTreeMap<_, _> = tracked.collect();
         let last = all.keys().next_back().copied().unwrap_or(0);
-        Self { all: Mutex::new(all), next: AtomicU32::new(last + 1) }
+        let feed = broadcast::channel(FEED_LENGTH).0;
+        Self { all: Mutex::new(all), next: AtomicU32::new(last + 1), feed }
+    }
+
+    /// Shows a move to all who watch.
+    fn show(&self, migration: &Migration, waiting: Option<String>) {
+        if self.feed.receiver_count() > 0 {
+            // Whoever watched may have gone away just now.
+            let _ = self.feed.send(SeenMove { migration: migration.clone(), waiting });
+        }
+    }
+
+    /// All moves, oldest first, and every change of one from this moment on.
+    pub fn watch(&self) -> (Vec<Migration>, broadcast::Receiver<SeenMove>) {
+        let all = self.lock();
+        (all.values().map(|tracked| tracked.migration.clone()).collect(), self.feed.subscribe())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Tracked>> {
@@ -90,7 +110,9 @@ impl Moves {
             destination: migration.destination.clone(),
         };
         let log = Arc::new(EventLog::with(vec![begun]));
-        self.lock().insert(number, Tracked { migration, epoch: record.epoch, log });
+        let mut all = self.lock();
+        self.show(&migration, None);
+        all.insert(number, Tracked { migration, epoch: record.epoch, log });
         number
     }
 
@@ -100,6 +122,7 @@ impl Moves {
         let tracked = all.get_mut(&number)?;
         take(&mut tracked.migration, &event);
         tracked.log.push(event);
+        self.show(&tracked.migration, None);
         Some(tracked.kept())
     }
 
@@ -119,6 +142,7 @@ impl Moves {
     /// Tells those who follow a move what it waits for.
     pub(super) fn tell_waiting(&self, number: u32, reason: String) {
         if let Some(tracked) = self.lock().get(&number) {
+            self.show(&tracked.migration, Some(reason.clone()));
             tracked.log.tell(&MoveEvent::Waiting { reason });
         }
     }

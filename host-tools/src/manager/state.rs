@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Pool;
 use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
+use super::overview::LastLook;
 use crate::api::{ApiError, Digest32, NodeReport};
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
@@ -44,6 +45,8 @@ pub struct Manager {
     pub pool: Pool,
     /// Moves, finished and under way.
     pub moves: Moves,
+    /// What those who watch saw last.
+    pub(super) looked: LastLook,
     /// Failures of services that are known but not running, by name.
     pub(super) failures: Mutex<BTreeMap<String, String>>,
 }
@@ -82,6 +85,7 @@ impl Manager {
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
             moves: Moves::new(kept),
+            looked: LastLook::default(),
             failures: Mutex::default(),
         })
     }
