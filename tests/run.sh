@@ -102,7 +102,8 @@ step() {
       build_images
       build_programs
       host_test --test native
-      sh tests/browser/moves.sh ;;
+      sh tests/browser/moves.sh
+      sh tests/browser/overlook.sh ;;
     *)
       echo "tests: no step is called $1" >&2
       exit 2 ;;

@@ -13,7 +13,8 @@
 //! 9. [`agent`]: the daemon on each QEMU host.
 //! 10. [`manager`]: the daemon that everything a user types goes through.
 //! 11. [`timeline`]: a move as a picture.
-//! 12. [`cli`]: the commands.
+//! 12. [`metrics`]: what a monitoring system is told.
+//! 13. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod hostnet;
 pub mod lab;
 pub mod manager;
+pub mod metrics;
 pub mod migration;
 pub mod process;
 pub mod qemu;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use super::moves::Moves;
 use super::recovery::{self, Settled};
 use super::{Config, Network};
 use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, Problem, ServiceSpec};
+use crate::metrics::agent::Metrics;
 use crate::qemu::{Accel, ImageInfo};
 use crate::repository::Blobs;
 
@@ -39,6 +40,8 @@ pub struct Host {
     images: Blobs,
     /// Snapshots on their way to or from the manager.
     pub(super) snapshots: Blobs,
+    /// What a monitoring system is told.
+    pub(super) metrics: Metrics,
     /// The moves that began here.
     pub(super) moves: Moves,
     run_dir: PathBuf,
@@ -108,6 +111,7 @@ impl Host {
             network,
             images,
             snapshots,
+            metrics: Metrics::default(),
             moves: Moves::default(),
             run_dir,
             instances: Mutex::default(),
@@ -341,7 +345,12 @@ impl Host {
             ram_dir: &self.config.ram_dir,
             first: !standby,
         };
-        let instance = Instance::start(launch, self.network.as_ref()).await?;
+        let begun = Instant::now();
+        let started = Instance::start(launch, self.network.as_ref()).await;
+        if standby {
+            self.metrics.standby_booted(started.is_ok(), begun.elapsed().as_micros() as u64);
+        }
+        let instance = started?;
         if let Some(name) = reservation.name.take() {
             self.slots().insert(name, Slot::Started(Arc::clone(&instance)));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use ferry_protocol::control::TcpState;
@@ -10,17 +11,34 @@ use ferry_protocol::control::TcpState;
 use super::host::Host;
 use super::instance::Instance;
 use crate::api::{ApiError, InstanceState};
+use crate::metrics::{self, agent::Counted};
 
 /// The routes.
 pub fn routes() -> Router<Arc<Host>> {
-    Router::new().route("/v1/instances/{name}/connection-count", get(connection_count))
+    Router::new()
+        .route("/v1/instances/{name}/connection-count", get(connection_count))
+        .route("/metrics", get(metrics))
 }
 
 async fn connection_count(
     State(host): State<Arc<Host>>,
     Path(name): Path<String>,
 ) -> Result<Json<Option<u64>>, ApiError> {
-    Ok(Json(count(&*host.instance(&name)?).await))
+    let instance = host.instance(&name)?;
+    Ok(Json(count(&instance).await))
+}
+
+async fn metrics(State(host): State<Arc<Host>>) -> Result<Response, ApiError> {
+    let mut counted = Vec::new();
+    for instance in host.instances() {
+        counted.push(Counted {
+            service: instance.spec.name.clone(),
+            state: instance.state(),
+            connections: count(&instance).await,
+            refused_frames: instance.guest.refused_frames(),
+        });
+    }
+    Ok(metrics::answer(host.metrics.text(&host.report(), &counted)?))
 }
 
 /// The TCP connections of an instance, listening ports left out; `None` while it moves, when its guest has

@@ -79,7 +79,7 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
-        Command::Top(args) => top::top(&manager(cli.manager)?, args).await,
+        Command::Top(args) => top::top(manager(cli.manager)?, args).await,
         Command::Web(args) => web::web(manager(cli.manager)?, args, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,
     }

@@ -93,6 +93,7 @@ impl Manager {
             Outcome::Broken { reason, .. } => self.note_failure(name, reason.clone()),
             _ => self.forget_failure(name),
         }
+        self.metrics.ended(&kept.migration);
         self.moves.add(number, event);
     }
 

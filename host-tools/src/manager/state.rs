@@ -11,6 +11,7 @@ use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
 use super::overview::LastLook;
 use crate::api::{ApiError, Digest32, NodeReport};
+use crate::metrics::manager::Metrics;
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
 
@@ -45,6 +46,8 @@ pub struct Manager {
     pub pool: Pool,
     /// Moves, finished and under way.
     pub moves: Moves,
+    /// What a monitoring system is told.
+    pub(super) metrics: Metrics,
     /// What those who watch saw last.
     pub(super) looked: LastLook,
     /// Failures of services that are known but not running, by name.
@@ -85,6 +88,7 @@ impl Manager {
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
             moves: Moves::new(kept),
+            metrics: Metrics::default(),
             looked: LastLook::default(),
             failures: Mutex::default(),
         })

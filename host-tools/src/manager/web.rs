@@ -57,6 +57,7 @@ pub fn routes() -> Router<Arc<Manager>> {
         router.route(path, get(move || async move { file(kind, POLICY, content.into()) }))
     });
     files
+        .route("/metrics", get(metrics))
         .route("/v1/overview", get(overview))
         .route("/v1/watch", get(|manager| watch(manager, Form::Lines)))
         .route("/v1/watch/sse", get(|manager| watch(manager, Form::Sse)))
@@ -80,6 +81,12 @@ fn file(kind: &'static str, policy: &'static str, content: String) -> Response {
 async fn overview(State(manager): State<Arc<Manager>>) -> Result<Json<Overview>, ApiError> {
     let overview = manager.overview(Instant::now()).await?;
     Ok(Json(Overview::clone(&overview)))
+}
+
+async fn metrics(State(manager): State<Arc<Manager>>) -> Result<Response, ApiError> {
+    let overview = manager.overview(Instant::now()).await?;
+    let under_way = manager.moves.open().len();
+    Ok(crate::metrics::answer(manager.metrics.text(&overview, under_way)?))
 }
 
 async fn watch(State(manager): State<Arc<Manager>>, form: Form) -> Response {
@@ -127,6 +134,7 @@ mod tests {
         for path in [
             "",
             "/v1/services",
+            "/metrics",
             "/v1/migrations/m1/commit",
             "/v1/migrations/../x/timeline.svg",
             "/v1/migrations/m1%2f/timeline.svg",

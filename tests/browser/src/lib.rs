@@ -4,8 +4,10 @@
 //! - [`page`]: one page of it: press keys, ask for values, wait for conditions, take pictures.
 //! - [`people`]: what each person types, and what the text must be in the end.
 //! - [`scenario`]: two people type into one document while a hook moves the service.
+//! - [`overlook`]: somebody looks at the manager's page while a service moves.
 
 pub mod browser;
+pub mod overlook;
 pub mod page;
 pub mod people;
 pub mod scenario;

@@ -49,7 +49,7 @@ impl Page {
         )?;
         let session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
         let page = Self { link, session };
-        for domain in ["Page.enable", "Runtime.enable", "Network.enable"] {
+        for domain in ["Page.enable", "Runtime.enable", "Network.enable", "Log.enable"] {
             page.call(domain, json!({}))?;
         }
         // Both people look at their page at the same time.
@@ -139,6 +139,14 @@ impl Page {
         self.press_key(json!({ "key": "Backspace", "windowsVirtualKeyCode": 8 }))
     }
 
+    /// Presses and releases Tab.
+    ///
+    /// # Errors
+    /// If the page is gone.
+    pub fn press_tab(&self) -> Result<(), BrowserError> {
+        self.press_key(json!({ "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9 }))
+    }
+
     fn press_key(&self, mut key: Value) -> Result<(), BrowserError> {
         key["type"] = "keyDown".into();
         self.call("Input.dispatchKeyEvent", key.clone())?;
@@ -198,6 +206,32 @@ impl Page {
             description.or(details["text"].as_str()).unwrap_or_default().to_owned()
         };
         thrown.iter().map(words).collect()
+    }
+
+    /// Everything that went wrong in the page: what scripts threw or wrote to the console as an error, what
+    /// could not be loaded, what the page's policy forbade.
+    #[must_use]
+    pub fn errors(&self) -> Vec<String> {
+        let mut errors = self.exceptions();
+        let written = self.link.events(&self.session, "Runtime.consoleAPICalled");
+        let bad = written.iter().filter(|event| event["type"] == "error");
+        errors.extend(bad.map(|event| event["args"].to_string()));
+        let entries = self.link.events(&self.session, "Log.entryAdded");
+        let bad = entries.iter().map(|event| &event["entry"]).filter(|entry| entry["level"] == "error");
+        errors.extend(bad.map(|entry| format!("{} {}", entry["text"], entry["url"])));
+        errors
+    }
+
+    /// What a screen reader is told of the page: role and name of each node that it does not skip.
+    ///
+    /// # Errors
+    /// If the page is gone.
+    pub fn accessible(&self) -> Result<Vec<(String, String)>, BrowserError> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({}))?;
+        let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        let nodes = tree["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let told = nodes.iter().filter(|node| node["ignored"] != true);
+        Ok(told.map(|node| (word(&node["role"]), word(&node["name"]))).collect())
     }
 
     fn call(&self, method: &str, params: Value) -> Result<Value, BrowserError> {
