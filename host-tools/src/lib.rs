@@ -14,7 +14,8 @@
 //! 10. [`manager`]: the daemon that everything a user types goes through.
 //! 11. [`timeline`]: a move as a picture.
 //! 12. [`metrics`]: what a monitoring system is told.
-//! 13. [`cli`]: the commands.
+//! 13. [`trace`]: what daemons say of what they do, and by whose command.
+//! 14. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
@@ -34,5 +35,6 @@ pub mod repository;
 pub mod snapshot;
 pub mod store;
 pub mod timeline;
+pub mod trace;
 pub mod transfer;
 pub mod wire;

@@ -65,7 +65,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
             && standby.instance.descriptor().verified
         {
             let name = &standby.instance.spec.name;
-            eprintln!("{name}: the source is gone ({error}); the manager is asked whose it is");
+            tracing::warn!(
+                "{name}: the source is gone ({error}); the manager is asked whose it is"
+            );
             drop(busy);
             recovery::settle(&host, &standby.instance).await;
             return;
@@ -73,14 +75,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
         drop(standby.mirror);
         if let Err(error) = host.end(&standby.instance).await {
             // The source is not told that it is gone: it will ask.
-            eprintln!("{error}");
+            tracing::warn!("{error}");
             return;
         }
     }
     match give_up {
         GiveUp::Tell(reason) => drop(link.send(&FromDestination::Failed { reason }).await),
         GiveUp::Asked => drop(link.send(&FromDestination::Abandoned).await),
-        GiveUp::Silent(error) => eprintln!("a move to this node broke off: {error}"),
+        GiveUp::Silent(error) => tracing::warn!("a move to this node broke off: {error}"),
     }
 }
 
@@ -110,6 +112,7 @@ async fn receive<S: AsyncRead + AsyncWrite>(
         FromSource::Abandon => return Err(GiveUp::Asked),
         _ => return Err(GiveUp::Tell("an order to prepare was expected".into())),
     }
+    tracing::info!("{}: a standby is started for move {migration} from {source}", spec.name);
     let begun = Instant::now();
     let instance = host.start(reservation, &spec, kernel, true, 0, Some(migration)).await?;
     let state = standby.insert(Standby {

@@ -23,6 +23,7 @@ use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
     MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
 };
+use crate::trace;
 
 /// Name of the page stream's protocol in the HTTP upgrade.
 pub const TRANSFER_PROTOCOL: &str = "ferry-transfer/1";
@@ -51,6 +52,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
         .merge(super::seeing::routes())
+        .layer(axum::middleware::from_fn(crate::trace::serve))
         .with_state(host)
 }
 
@@ -188,7 +190,8 @@ async fn move_away(
     let instance = host.instance(&name)?;
     if let Some(log) = host.moves.begin(&request.migration) {
         // The move goes on even if the manager's connection breaks.
-        tokio::spawn(source::run(Arc::clone(&host), instance, request.clone(), log));
+        let run = source::run(Arc::clone(&host), instance, request.clone(), log);
+        tokio::spawn(trace::carry(run));
     }
     move_events(State(host), Path(request.migration)).await
 }
@@ -292,12 +295,12 @@ async fn transfer(State(host): Shared, mut request: Request) -> Response {
         return ApiError::invalid(format!("{TRANSFER_PROTOCOL} is spoken here")).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    tokio::spawn(trace::carry(async move {
         match upgrade.await {
             Ok(stream) => destination::serve(host, TokioIo::new(stream)).await,
-            Err(error) => eprintln!("a move's connection broke off at once: {error}"),
+            Err(error) => tracing::warn!("a move's connection broke off at once: {error}"),
         }
-    });
+    }));
     (
         StatusCode::SWITCHING_PROTOCOLS,
         [(header::CONNECTION, "upgrade"), (header::UPGRADE, TRANSFER_PROTOCOL)],

@@ -94,7 +94,7 @@ pub async fn serve(
     let client = Client::new(manager, "the manager");
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
-    println!("agent {} listens on {address}, accelerator {accel}", host.name());
+    tracing::info!("agent {} listens on {address}, accelerator {accel}", host.name());
     ready();
     shutdown.await;
     reporter.abort();
@@ -113,13 +113,13 @@ async fn report_forever(host: Arc<Host>, client: Client) {
         match told {
             Ok(()) => {
                 if !reached {
-                    eprintln!("the manager answers again");
+                    tracing::info!("the manager answers again");
                 }
                 reached = true;
                 host.set_known();
             }
             Err(error) if reached => {
-                eprintln!("{error}; guests run on, trying again");
+                tracing::warn!("{error}; guests run on, trying again");
                 reached = false;
             }
             Err(_) => {}

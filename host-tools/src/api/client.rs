@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
 use super::error::{ApiError, Problem};
+use crate::trace;
 use crate::wire::{self, Address};
 
 /// Longest time a connection may take to come about.
@@ -67,13 +68,17 @@ impl Client {
             Address::Tcp(host_port) => host_port.clone(),
             Address::Unix(_) => "localhost".into(),
         };
-        Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", host)
             .header("content-type", "application/json")
             .body(body)
-            .map_err(ApiError::failed)
+            .map_err(ApiError::failed)?;
+        if let Some(trace) = trace::header() {
+            request.headers_mut().insert(trace::TRACEPARENT, trace);
+        }
+        Ok(request)
     }
 
     /// Sends a request on a connection of its own and returns the answer, once it is known to be good.

@@ -292,6 +292,8 @@ pub struct ManagerArgs {
         help = "Addresses for services"
     )]
     pub pool: Pool,
+    #[command(flatten)]
+    pub log: crate::trace::LogArgs,
 }
 
 /// `agent`.
@@ -328,6 +330,8 @@ pub struct AgentArgs {
         help = "QEMU's program"
     )]
     pub qemu: String,
+    #[command(flatten)]
+    pub log: crate::trace::LogArgs,
 }
 
 /// A size in MiB from `64M`, `1G` or a number of MiB.

@@ -10,6 +10,7 @@ use crate::agent::{self, BridgeNetwork};
 use crate::api::ApiError;
 use crate::api::spec::check_name;
 use crate::manager;
+use crate::trace::begin_log;
 use crate::wire::Address;
 
 /// Resolves at Ctrl-C or when the process is asked to end.
@@ -26,7 +27,7 @@ fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, ApiError> {
 
 fn tell_ready() {
     if let Err(error) = crate::lab::tell_ready() {
-        eprintln!("whoever waits for readiness cannot be told: {error}");
+        tracing::warn!("whoever waits for readiness cannot be told: {error}");
     }
 }
 
@@ -35,6 +36,7 @@ fn tell_ready() {
 /// # Errors
 /// It cannot listen, or its files cannot be opened.
 pub async fn manager(args: ManagerArgs) -> Done {
+    begin_log(args.log);
     let config = manager::Config {
         listen: args.listen,
         socket: args.socket,
@@ -50,6 +52,7 @@ pub async fn manager(args: ManagerArgs) -> Done {
 /// # Errors
 /// It cannot listen, or its directories cannot be made.
 pub async fn agent(args: AgentArgs, manager: Option<Address>) -> Done {
+    begin_log(args.log);
     check_name(&args.name).map_err(|error| ApiError::invalid(error.to_string()))?;
     let manager = manager
         .ok_or_else(|| ApiError::invalid("an agent needs --manager URL or $FERRY_MANAGER"))?;

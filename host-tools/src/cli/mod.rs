@@ -27,6 +27,7 @@ pub use args::Cli;
 use args::Command;
 
 use crate::api::{ApiError, Client, Problem};
+use crate::trace::{TraceId, under};
 use crate::wire::Address;
 
 /// What a command ends with, unless it failed.
@@ -47,7 +48,11 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(carry_out(cli));
+    let result = match cli.command {
+        // What a daemon does belongs to the commands it is asked by.
+        Command::Manager(_) | Command::Agent(_) => runtime.block_on(carry_out(cli)),
+        _ => runtime.block_on(under(TraceId::of_command(), carry_out(cli))),
+    };
     // A follower of logs may still hold a stream open.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {

@@ -24,7 +24,13 @@ use crate::wire::{self, Address};
 #[derive(Clone, Copy, Debug, Args)]
 #[expect(missing_docs, reason = "the texts are clap's help")]
 pub struct WebArgs {
-    #[arg(long, value_name = "PORT", default_value_t = 0, help = "Port on 127.0.0.1 [default: a free one]", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        help = "Port on 127.0.0.1 [default: a free one]",
+        hide_default_value = true
+    )]
     pub port: u16,
 }
 
@@ -56,7 +62,9 @@ pub async fn web(manager: Client, args: WebArgs, json: bool) -> Done {
     if json {
         print_json_line(&serde_json::json!({ "url": url }))?;
     } else {
-        print(&format!("{url}\nOpen it in a browser on this machine; it shows and changes nothing. Ctrl-C ends it.\n"));
+        print(&format!(
+            "{url}\nOpen it in a browser on this machine; it shows and changes nothing. Ctrl-C ends it.\n"
+        ));
     }
     axum::serve(listener, router).await.map_err(ApiError::failed)?;
     Ok(ExitCode::SUCCESS)
@@ -120,8 +128,13 @@ mod tests {
         let ask = |method: Method, host, path| proxy.path(&method, host, path);
         let own = Some("127.0.0.1:7");
         assert_eq!(ask(Method::GET, own, "/s3cret/"), Ok("/"));
-        assert_eq!(ask(Method::GET, Some("localhost:7"), "/s3cret/v1/watch/sse"), Ok("/v1/watch/sse"));
-        for path in ["/", "/app.js", "/S3CRET/", "/s3cret", "/s3cret/v1/services", "/s3cret/v1/images"] {
+        assert_eq!(
+            ask(Method::GET, Some("localhost:7"), "/s3cret/v1/watch/sse"),
+            Ok("/v1/watch/sse")
+        );
+        for path in
+            ["/", "/app.js", "/S3CRET/", "/s3cret", "/s3cret/v1/services", "/s3cret/v1/images"]
+        {
             assert_eq!(ask(Method::GET, own, path), Err(StatusCode::NOT_FOUND), "{path}");
         }
         for host in [None, Some("evil.example"), Some("127.0.0.1")] {

@@ -49,6 +49,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/images/{name}", put(push).delete(remove))
         .route("/v1/images/{name}/file", get(image_file))
         .merge(super::web::routes())
+        .layer(axum::middleware::from_fn(crate::trace::serve))
         .layer(DefaultBodyLimit::max(MAX_SNAPSHOT))
         .with_state(manager)
 }

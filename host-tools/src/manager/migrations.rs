@@ -14,6 +14,7 @@ use crate::api::{
 };
 use crate::migration::{Outcome, Phase};
 use crate::store::{Ownership, Record, Renewal, StoreError};
+use crate::trace;
 
 /// Pause between two attempts to write the end of a move into a store that fails.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
@@ -63,7 +64,8 @@ impl Manager {
         let path = format!("/v1/instances/{name}/move");
         match agent.lines(Method::POST, &path, &request).await {
             Ok(lines) => {
-                tokio::spawn(Arc::clone(self).finish(number, Some(lines)));
+                tracing::info!("move {id}: {name} goes from {source} to {to}");
+                tokio::spawn(trace::carry(Arc::clone(self).finish(number, Some(lines))));
                 Ok(id)
             }
             Err(error) => {
@@ -85,7 +87,7 @@ impl Manager {
         let MoveEvent::Ended { result, .. } = &event else { return };
         let Some(kept) = self.moves.preview(number, &event) else { return };
         while let Err(error) = self.close(&kept, result).await {
-            eprintln!("the end of move m{number} is not kept yet: {error}");
+            tracing::warn!("the end of move m{number} is not kept yet: {error}");
             tokio::time::sleep(STORE_PAUSE).await;
         }
         let name = &kept.migration.service;
@@ -94,6 +96,7 @@ impl Manager {
             _ => self.forget_failure(name),
         }
         self.metrics.ended(&kept.migration);
+        tracing::info!("move m{number} of {name} has ended: {result:?}");
         self.moves.add(number, event);
     }
 

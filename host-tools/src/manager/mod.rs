@@ -78,7 +78,7 @@ pub async fn serve(
         tcp_address = tcp_address.or(listener.tcp_address());
         let router = router.clone();
         servers.push(tokio::spawn(async move { axum::serve(listener, router).await }));
-        println!("manager listens on {address}");
+        tracing::info!("manager listens on {address}");
     }
     if servers.is_empty() {
         return Err(ApiError::invalid("the manager needs --listen or --socket"));

@@ -95,7 +95,7 @@ impl Manager {
             }
         }
         for number in open {
-            eprintln!("move m{number} was under way when the manager ended: taking it up");
+            tracing::info!("move m{number} was under way when the manager ended: taking it up");
             tokio::spawn(Arc::clone(self).finish(number, None));
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Manager {
         if kept.migration.phase.is_none_or(|phase| !quiet.contains(&phase))
             && let Err(error) = self.keep(&kept).await
         {
-            eprintln!("the phases of move m{number} are not kept: {error}");
+            tracing::warn!("the phases of move m{number} are not kept: {error}");
         }
     }
 

@@ -123,7 +123,8 @@ impl Manager {
             plan(&self.rooms(records), leavers, &events);
         } else {
             let parallel = request.parallel.unwrap_or(DEFAULT_PARALLEL).max(1) as usize;
-            tokio::spawn(Arc::clone(self).relocate_all(leavers, parallel, events));
+            let all = Arc::clone(self).relocate_all(leavers, parallel, events);
+            tokio::spawn(crate::trace::carry(all));
         }
         told
     }

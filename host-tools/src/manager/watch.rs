@@ -84,9 +84,9 @@ async fn follow_state(manager: Arc<Manager>, events: Sender<WatchEvent>) {
     loop {
         // A store that does not answer is asked again at the next turn.
         if let Ok(overview) = manager.overview(since).await {
-            let news = told.as_ref().is_none_or(|(at, last)| {
-                at.elapsed() >= HEARTBEAT || !same(last, &overview)
-            });
+            let news = told
+                .as_ref()
+                .is_none_or(|(at, last)| at.elapsed() >= HEARTBEAT || !same(last, &overview));
             if news {
                 let event = WatchEvent::Overview(Overview::clone(&overview));
                 if events.send(event).await.is_err() {
@@ -190,7 +190,10 @@ mod tests {
         let all: Vec<_> = (0..PAST_MOVES + 7).map(|n| migration(n, n != 3)).collect();
         let kept = latest(all);
         assert_eq!(kept.len(), PAST_MOVES + 1);
-        assert_eq!((kept[0].migration.id.as_str(), kept[0].migration.result.is_some()), ("m3", false));
+        assert_eq!(
+            (kept[0].migration.id.as_str(), kept[0].migration.result.is_some()),
+            ("m3", false)
+        );
         assert_eq!(kept[1].migration.id, "m7");
         assert_eq!(latest(vec![]), []);
     }

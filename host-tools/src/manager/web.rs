@@ -98,7 +98,7 @@ async fn picture(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let (migration, _) = manager.moves.get(&id)?;
-    Ok(file(SVG, PICTURE_POLICY, timeline::svg(&migration)))
+    Ok(file(SVG, PICTURE_POLICY, timeline::rulers(&migration)))
 }
 
 #[cfg(test)]

@@ -183,7 +183,8 @@ mod tests {
             free_mib: 1,
             accel: Accel::Kvm,
         };
-        let node = |ready, drained| Node { report: report.clone(), seen_ms_ago: None, ready, drained };
+        let node =
+            |ready, drained| Node { report: report.clone(), seen_ms_ago: None, ready, drained };
         let mut spec = spec("p");
         spec.name = "p".into();
         let service = Service {

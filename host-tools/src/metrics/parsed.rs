@@ -25,7 +25,9 @@ pub(crate) struct Parsed {
 impl Parsed {
     /// Name, type and unit, by name.
     pub(crate) fn families(&self) -> impl Iterator<Item = (&str, Kind, &str)> {
-        self.families.iter().map(|(name, family)| (name.as_str(), family.kind, family.unit.as_str()))
+        self.families
+            .iter()
+            .map(|(name, family)| (name.as_str(), family.kind, family.unit.as_str()))
     }
 
     /// The value of a sample: `name` or `name{label="value"}`.
@@ -55,8 +57,7 @@ pub(crate) fn parse(text: &str) -> Parsed {
 /// `HELP`, `TYPE` or `UNIT` of a family; returns its name.
 fn metadata(parsed: &mut Parsed, meta: &str, current: &str) -> String {
     let mut words = meta.splitn(3, ' ');
-    let (what, name, rest) =
-        (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+    let (what, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
     if name != current {
         assert!(!parsed.families.contains_key(name), "{name} comes twice");
         let family = Family { kind: Kind::Gauge, unit: String::new(), help: false };

@@ -17,11 +17,23 @@ const MIN_BAR: f64 = 2.0;
 const STYLE: &str = "text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2933}\
 .t{font-size:19px;font-weight:600}.s{fill:#616e7c}.l{font-weight:600}.a{font-size:11px;fill:#7b8794}\
 .b{font-size:11px;fill:#fff;font-weight:600}.g{stroke:#e4e7eb}.n{fill:#f5f7fa}\
-.f{fill:#c81e1e;fill-opacity:.13}.ft{font-size:11px;fill:#c81e1e;font-weight:600}";
+.f{fill:#c81e1e;fill-opacity:.13}.ft{font-size:11px;fill:#c81e1e;font-weight:600}.p{fill:#fff}\
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.s,.a{fill:#a3b1bd}.g{stroke:#2b3843}.n{fill:#212c36}\
+.b{fill:#fff}.f{fill:#ff9d94;fill-opacity:.16}.ft{fill:#ff9d94}.p{fill:#172029}}";
 
-/// The picture of a finished move.
+/// The picture of a finished move, with a table of its phases.
 #[must_use]
 pub fn svg(migration: &Migration) -> String {
+    draw(migration, true)
+}
+
+/// The picture of a finished move without the table, for where there is one beside it.
+#[must_use]
+pub fn rulers(migration: &Migration) -> String {
+    draw(migration, false)
+}
+
+fn draw(migration: &Migration, with_table: bool) -> String {
     let mut out = String::new();
     let phases = &migration.phases;
     let critical: Vec<PhaseRecord> = phases
@@ -31,12 +43,13 @@ pub fn svg(migration: &Migration) -> String {
         .collect();
     let ruler_height = 2.0 * (LANE_HEIGHT + LANE_GAP) + 58.0;
     let table_top = 96.0 + ruler_height * if critical.is_empty() { 1.0 } else { 2.0 };
-    let height = table_top + 40.0 + 22.0 * phases.len() as f64 + 24.0;
+    let table_height = 40.0 + 22.0 * phases.len() as f64 + 24.0;
+    let height = table_top + if with_table { table_height } else { 0.0 };
     let _ = write!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\"><style>{STYLE}</style>\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>"
+         <rect class=\"p\" width=\"100%\" height=\"100%\"/>"
     );
     text(&mut out, 24.0, 36.0, "t", &title(migration));
     text(&mut out, 24.0, 60.0, "s", &subtitle(migration));
@@ -46,7 +59,9 @@ pub fn svg(migration: &Migration) -> String {
         top += ruler_height;
         ruler(&mut out, top, "drain to resume", migration, &critical);
     }
-    table(&mut out, table_top, phases);
+    if with_table {
+        table(&mut out, table_top, phases);
+    }
     out.push_str("</svg>\n");
     out
 }
@@ -201,7 +216,7 @@ fn colour(phase: Phase) -> &'static str {
         Phase::Drain => "#de911d",
         Phase::Freeze => "#cf1124",
         Phase::Transfer => "#8719e0",
-        Phase::Commit => "#102a43",
+        Phase::Commit => "#486581",
         Phase::Restore => "#0c6b58",
         Phase::Resume => "#27ab83",
         Phase::Remove => "#bcccdc",

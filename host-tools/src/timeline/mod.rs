@@ -6,4 +6,4 @@
 
 pub mod draw;
 
-pub use draw::svg;
+pub use draw::{rulers, svg};

@@ -46,7 +46,9 @@ pub enum OverlookError {
     #[error("{0}")]
     Hook(String),
     /// The move was not seen as it happened.
-    #[error("of the move, these phases were seen under way: {active:?}, and its end at {ended_ms} ms")]
+    #[error(
+        "of the move, these phases were seen under way: {active:?}, and its end at {ended_ms} ms"
+    )]
     Unseen {
         /// Phase and time.
         active: Vec<(String, f64)>,
@@ -208,9 +210,8 @@ impl Overlook {
                 (name.to_owned(), pair[1].as_f64().unwrap_or_default())
             })
             .collect();
-        let before_the_end = |name: &str| {
-            active.iter().any(|(phase, at)| phase == name && *at < ended_ms)
-        };
+        let before_the_end =
+            |name: &str| active.iter().any(|(phase, at)| phase == name && *at < ended_ms);
         if !before_the_end("prepare") || active.len() < 2 {
             return Err(OverlookError::Unseen { active, ended_ms });
         }
@@ -228,14 +229,18 @@ impl Overlook {
         )?;
         let moved = page.value("document.querySelector('#past > li').dataset.result")?;
         if moved != "moved" {
-            return Err(OverlookError::Missing { what: format!("move that is `moved`, but {moved}") });
+            return Err(OverlookError::Missing {
+                what: format!("move that is `moved`, but {moved}"),
+            });
         }
         Ok(page.picture(&self.pictures.join("manager-timeline.png"))?)
     }
 
     /// From the top of the page, Tab leads to a service and Enter opens it; what has the focus shows it.
     fn keyboard(&self, page: &Page) -> Result<(), OverlookError> {
-        page.value("scrollTo(0, 0); document.activeElement.blur(); getSelection().removeAllRanges()")?;
+        page.value(
+            "scrollTo(0, 0); document.activeElement.blur(); getSelection().removeAllRanges()",
+        )?;
         page.go_to(&self.url)?;
         page.wait_for(&self.shown_at(&self.to))?;
         page.press_tab()?;
@@ -280,7 +285,9 @@ impl Overlook {
         page.look(Look { width: 390, height: 1700, dark: false })?;
         page.picture(&self.pictures.join("manager-phone.png"))?;
         if page.value("document.documentElement.scrollWidth > innerWidth")? == true {
-            return Err(OverlookError::Missing { what: "room on a phone: it scrolls sideways".into() });
+            return Err(OverlookError::Missing {
+                what: "room on a phone: it scrolls sideways".into(),
+            });
         }
         Ok(page.look(look)?)
     }
@@ -309,8 +316,10 @@ fn screen_reader(page: &Page) -> Result<(), OverlookError> {
         }
     }
     let nameless = |(role, name): &&(String, String)| {
-        matches!(role.as_str(), "button" | "link" | "DisclosureTriangle" | "img" | "table" | "meter")
-            && name.trim().is_empty()
+        matches!(
+            role.as_str(),
+            "button" | "link" | "DisclosureTriangle" | "img" | "table" | "meter"
+        ) && name.trim().is_empty()
     };
     match told.iter().find(nameless) {
         Some((role, _)) => Err(OverlookError::Missing { what: format!("name for a {role}") }),

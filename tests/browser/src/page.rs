@@ -217,7 +217,8 @@ impl Page {
         let bad = written.iter().filter(|event| event["type"] == "error");
         errors.extend(bad.map(|event| event["args"].to_string()));
         let entries = self.link.events(&self.session, "Log.entryAdded");
-        let bad = entries.iter().map(|event| &event["entry"]).filter(|entry| entry["level"] == "error");
+        let bad =
+            entries.iter().map(|event| &event["entry"]).filter(|entry| entry["level"] == "error");
         errors.extend(bad.map(|entry| format!("{} {}", entry["text"], entry["url"])));
         errors
     }

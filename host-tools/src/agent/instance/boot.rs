@@ -60,7 +60,7 @@ impl Instance {
         let _ = std::fs::remove_file(&descriptor.ram_file);
         started.inspect_err(|_| {
             if let Err(error) = descriptor.remove_files(launch.run_dir) {
-                eprintln!(
+                tracing::warn!(
                     "files of `{}` are left in {}: {error}",
                     spec.name,
                     launch.run_dir.display()
@@ -107,7 +107,7 @@ impl Instance {
             }
             Err(error) => {
                 if let Err(error) = port.unplug() {
-                    eprintln!("{error}");
+                    tracing::warn!("{error}");
                 }
                 Err(error)
             }

@@ -89,14 +89,14 @@ impl Instance {
     pub fn note_verified(&self) {
         let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = descriptor.mark_verified(&self.run_dir) {
-            eprintln!("{}: {}: {error}", self.spec.name, self.run_dir.display());
+            tracing::warn!("{}: {}: {error}", self.spec.name, self.run_dir.display());
         }
     }
 
     /// As [`Instance::note`], where not being able to write harms nobody: guest and store tell the same.
     pub fn note_if_possible(&self, change: impl FnOnce(&mut Descriptor)) {
         if let Err(error) = self.note(change) {
-            eprintln!("{}: {error}", self.spec.name);
+            tracing::warn!("{}: {error}", self.spec.name);
         }
     }
 
@@ -181,7 +181,7 @@ impl Instance {
         if let Some(own) = niceness_to_return_to()
             && let Err(error) = self.vm.process().set_niceness(own)
         {
-            eprintln!("{}: QEMU stays at a low priority: {error}", self.spec.name);
+            tracing::warn!("{}: QEMU stays at a low priority: {error}", self.spec.name);
         }
     }
 

@@ -58,7 +58,7 @@ pub async fn settle(host: &Host, instance: &Arc<Instance>) -> bool {
             Ok(Settled::Ended) => return false,
             Ok(Settled::Waits) => {}
             Err(error) if error.message != said => {
-                eprintln!("{}: {error}; trying again", instance.spec.name);
+                tracing::warn!("{}: {error}; trying again", instance.spec.name);
                 said = error.message;
             }
             Err(_) => {}
@@ -88,29 +88,29 @@ pub async fn attempt(host: &Host, instance: &Arc<Instance>) -> Result<Settled, A
             // An order of an earlier agent may still be in work in the guest: this undoes it.
             thaw(instance).await?;
             runs(instance, epoch);
-            println!("{name}: taken up, epoch {epoch}");
+            tracing::info!("{name}: taken up, epoch {epoch}");
             Ok(Settled::Runs)
         }
         Decision::Thaw { epoch } => {
             thaw(instance).await?;
             runs(instance, epoch);
-            println!("{name}: goes on, epoch {epoch}");
+            tracing::info!("{name}: goes on, epoch {epoch}");
             Ok(Settled::Runs)
         }
         Decision::Resume { epoch } => match take_over(instance, epoch).await {
             Ok(Taken { connections, .. }) => {
                 runs(instance, epoch);
-                println!("{name}: taken over, epoch {epoch}, {connections} connections");
+                tracing::info!("{name}: taken over, epoch {epoch}, {connections} connections");
                 Ok(Settled::Runs)
             }
             Err(error) => {
-                eprintln!("{name}: cannot take over ({error}); the source gets it back");
+                tracing::warn!("{name}: cannot take over ({error}); the source gets it back");
                 host.end(instance).await?;
                 Ok(Settled::Ended)
             }
         },
         Decision::End => {
-            println!("{name}: its instance here is ended: {}", why(guest, word));
+            tracing::info!("{name}: its instance here is ended: {}", why(guest, word));
             host.end(instance).await?;
             Ok(Settled::Ended)
         }

@@ -44,12 +44,14 @@ async fn one(host: Arc<Host>, descriptor: Descriptor, mut occupied: bool) {
                 }
                 Ok(None) => {
                     host.vacate(&name);
-                    println!("{name}: its instance had ended; what was left of it is removed");
+                    tracing::info!(
+                        "{name}: its instance had ended; what was left of it is removed"
+                    );
                     return;
                 }
                 Err(error) => {
                     if said != error.message {
-                        eprintln!("{name}: cannot be taken up yet: {error}");
+                        tracing::warn!("{name}: cannot be taken up yet: {error}");
                     }
                     said = error.message;
                 }

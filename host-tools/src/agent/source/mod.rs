@@ -125,6 +125,11 @@ pub async fn run(
         }
         Outcome::Moved { .. } | Outcome::Broken { .. } => {}
     }
+    tracing::info!(
+        "{}: move {} has ended: {result:?}",
+        this.instance.spec.name,
+        this.request.migration
+    );
     let summary = Box::new(this.summary);
     teller.events.push(MoveEvent::Ended { result, summary });
 }

@@ -165,7 +165,7 @@ impl Move {
             match self.ask_store("settle", self.epoch).await {
                 Ok(CommitAnswer::Committed { epoch }) => return Event::Committed { epoch },
                 Ok(CommitAnswer::Refused { reason }) => return Event::NotCommitted { reason },
-                Err(error) => eprintln!(
+                Err(error) => tracing::warn!(
                     "{}: {error}; it stays frozen until the manager says who owns it",
                     self.instance.spec.name
                 ),

@@ -188,9 +188,12 @@ fn draw_services(frame: &mut Frame<'_>, area: Rect, services: &[SeenService], cl
         Constraint::Length(6),
     ];
     let header = [" SERVICE", "STATE", "HOST", "CONNS", "ADDRESS", "EPOCH", "AGE"];
-    let table = Table::new(rows, widths)
-        .header(Row::new(header).style(QUIET))
-        .block(titled("Services", services.len(), area, 1));
+    let table = Table::new(rows, widths).header(Row::new(header).style(QUIET)).block(titled(
+        "Services",
+        services.len(),
+        area,
+        1,
+    ));
     frame.render_widget(table, area);
 }
 

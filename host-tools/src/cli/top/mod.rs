@@ -59,7 +59,8 @@ pub async fn top(manager: Client, args: TopArgs) -> Done {
         return once(&manager).await;
     }
     if !std::io::stdout().is_terminal() {
-        return Err(ApiError::invalid("standard output is no terminal").hint("`host-tools top --once` prints one frame"));
+        return Err(ApiError::invalid("standard output is no terminal")
+            .hint("`host-tools top --once` prints one frame"));
     }
     // The first answer is asked for before the screen changes: its errors are for the shell.
     let lines = manager.lines(Method::GET, "/v1/watch", &()).await?;

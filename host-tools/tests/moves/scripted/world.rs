@@ -9,6 +9,7 @@ use std::time::Duration;
 use host_tools::agent;
 use host_tools::api::{Client, Instance, Problem, Service};
 use host_tools::process::with_argument_containing;
+use host_tools::trace::{LogArgs, LogFormat};
 use host_tools::wire::Address;
 
 use super::qemu::{ARGUMENTS, Deed, SCRIPT_DIR, VIOLATIONS, write_script};
@@ -34,6 +35,7 @@ pub fn run_agent(dir: &str) {
         qemu: dir.join("qemu").to_str().unwrap().into(),
         memory_mib: Some(MEMORY_MIB),
     };
+    host_tools::trace::begin_log(LogArgs { log_format: LogFormat::Text });
     let network = PaperSwitch::new(name, dir.join("taps"), Journal::of(&world));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let served = agent::serve(config, Box::new(network), std::future::pending(), || {});
@@ -250,7 +252,8 @@ impl World {
         self.client().get(&format!("/v1/services/{name}")).await.unwrap()
     }
 
-    fn agent(&self, node: &str) -> Client {
+    /// A client of a node's agent.
+    pub fn agent(&self, node: &str) -> Client {
         let address = std::fs::read_to_string(self.path(node).join("address")).unwrap();
         Client::new(address.parse().unwrap(), "the node")
     }
