@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::task::Waker;
 use std::time::Duration;
 
-use ferry_abi::{Report, Task, Wake};
+use ferry_abi::{Listing, Report, Task, Wake};
 use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
@@ -180,7 +180,7 @@ pub fn idle(deadline: Option<u64>) -> bool {
         let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
-        woke = perform(ferry_abi::host_park(until));
+        woke = perform(park(until));
     }
     SERVING.set(false);
     woke
@@ -191,20 +191,31 @@ fn attend() {
     SERVING.set(true);
     serve();
     if ferry_abi::host_pending() {
-        perform(ferry_abi::host_park(0));
+        perform(park(0));
     }
     SERVING.set(false);
+}
+
+/// Parks until there is something to do other than to prepare for a capture. Between the preparation
+/// and the park in which the service is captured nothing runs: what was reported is what is captured.
+fn park(until: u64) -> Wake {
+    let mut wake = ferry_abi::host_park(until);
+    while wake.task == Task::Prepare {
+        prepare(wake.argument != 0);
+        wake = ferry_abi::host_park(0);
+    }
+    wake
 }
 
 /// Does what the machine asks, and whatever it asks next, until the service may run again. Returns
 /// whether a task may have been woken.
 fn perform(wake: Wake) -> bool {
     match wake.task {
-        Task::None => {}
+        // `park` has prepared whatever was to be captured.
+        Task::None | Task::Prepare => {}
         Task::Drain => drain(u64::from(wake.argument)),
-        Task::Prepare => prepare(),
         Task::End => end(),
-        Task::Connections => list(),
+        Task::Connections => ferry_abi::host_report(Report::Connections(list())),
         // Without a drain before it: frozen and thawed, or captured while the windows were open.
         Task::Reopen | Task::Resume => reopen(wake),
     }
@@ -235,7 +246,7 @@ fn drain(timeout_us: u64) {
                 u64::MAX
             }
         };
-        let wake = ferry_abi::host_park(until);
+        let wake = park(until);
         match wake.task {
             Task::Reopen | Task::Resume => return reopen(wake),
             _ => {
@@ -264,8 +275,11 @@ fn reopen(wake: Wake) {
     });
 }
 
-/// Tells which pages hold no state. The service may be captured in the next park.
-fn prepare() {
+/// Tells which pages hold no state, and if asked to, which connections there are. The service may be
+/// captured in the next park.
+fn prepare(with_connections: bool) {
+    // Before the map, for the same reason: the list needs memory.
+    let connections = if with_connections { list() } else { Listing::default() };
     let mut map = FREE_MAP.borrow_mut();
     let end = ferry_abi::host_machine().portable_end;
     // Sized first: the allocation must not come after the map is drawn.
@@ -278,6 +292,7 @@ fn prepare() {
         addr: map.as_ptr() as u64,
         len: map.len() as u64,
         monotonic_ns: clock::prepare(),
+        connections,
     });
 }
 
@@ -290,7 +305,7 @@ fn mark_free(map: &mut [u8], start: usize, len: usize) {
 }
 
 /// Writes the list of connections where the agent can read it.
-fn list() {
+fn list() -> Listing {
     let mut out = LISTING.borrow_mut();
     out.clear();
     let mut count = 0;
@@ -305,11 +320,7 @@ fn list() {
             }
         }
     });
-    ferry_abi::host_report(Report::Connections {
-        addr: out.as_ptr() as u64,
-        len: out.len() as u64,
-        count,
-    });
+    Listing { addr: out.as_ptr() as u64, len: out.len() as u64, count }
 }
 
 /// Runs a service's main future to its end, with all that it spawns, on this one thread. An error is

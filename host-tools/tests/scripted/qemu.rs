@@ -273,6 +273,8 @@ impl Guest {
             role: Role::Sending,
             recv_queue: 0,
             send_queue: 64,
+            send_next: 5_000,
+            recv_next: 9_000,
         };
         let mut bytes = Vec::new();
         for port in [4001, 4002] {
@@ -326,7 +328,7 @@ impl Guest {
                 }
                 None => Answer::Refused(Refusal::Header),
             },
-            (Order::Connections, State::Running) => self.connections(),
+            (Order::Connections, State::Running | State::Frozen) => self.connections(),
             (Order::Shutdown, _) => {
                 self.send(&FromGuest::Answer { id: request.id, answer: Answer::Done });
                 std::process::exit(0);
