@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sleep::{Holding, SleepView};
 use super::spec::{Digest32, ImageRef, ServiceSpec};
 use crate::migration::{Outcome, PhaseRecord};
 use crate::qemu::{Accel, Machine};
@@ -63,6 +64,9 @@ pub struct Service {
     /// Id of the move that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<String>,
+    /// Who answers for it while it is suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<SleepView>,
 }
 
 /// Where an instance stands, as its agent knows it.
@@ -112,6 +116,9 @@ pub struct NodeReport {
     pub free_mib: u64,
     /// How it executes guests.
     pub accel: Accel,
+    /// Sleeping services that it answers for.
+    #[serde(default)]
+    pub holding: Vec<Holding>,
 }
 
 /// A node as `node ls` shows it.
@@ -274,6 +281,9 @@ pub struct Migration {
 pub struct CheckpointRequest {
     /// Go on afterwards.
     pub leave_running: bool,
+    /// Somebody is to answer for its connections: the snapshot must say what they are.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// What came of a checkpoint.
