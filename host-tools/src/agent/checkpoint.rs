@@ -8,7 +8,8 @@ use ferry_protocol::control::{Answer, Order};
 use super::destination::micros;
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
-use crate::api::{ApiError, Checkpoint, Digest32, InstanceState, StartRequest, now_us};
+use crate::api::{ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us};
+use crate::holder::HeldTable;
 use crate::migration::phase::DRAIN_LIMIT;
 use crate::snapshot::{MAX_LOG, Meta, Snapshot, write};
 
@@ -23,7 +24,7 @@ pub const MAX_SNAPSHOT: usize = 2 << 30;
 pub async fn checkpoint(
     host: &Host,
     instance: &Arc<Instance>,
-    leave_running: bool,
+    request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
     let _busy = instance
         .busy
@@ -32,7 +33,7 @@ pub async fn checkpoint(
     if instance.state() != InstanceState::Running {
         return Err(ApiError::conflict(format!("`{}` does not run", instance.spec.name)));
     }
-    let captured = capture(host, instance, leave_running).await;
+    let captured = capture(host, instance, request).await;
     match captured {
         Ok(checkpoint) => Ok(checkpoint),
         Err(error) => {
@@ -47,7 +48,7 @@ pub async fn checkpoint(
 async fn capture(
     host: &Host,
     instance: &Arc<Instance>,
-    leave_running: bool,
+    request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
     let timeout_us = DRAIN_LIMIT.as_micros() as u32;
     let order = Order::Drain { timeout_us };
@@ -61,10 +62,15 @@ async fn capture(
         return Err(ApiError::failed("the guest answered freeze with something else"));
     };
     instance.set_state(InstanceState::Frozen);
+    let held = match request.hold {
+        true => Some(held(instance).await?),
+        false => None,
+    };
     let (log_start, log) = instance.console.last(MAX_LOG);
     let meta = Meta {
         spec: instance.spec.clone(),
         connections: drained.connections,
+        held,
         log_start,
         log,
         made_us: now_us(),
@@ -76,7 +82,7 @@ async fn capture(
     });
     let (bytes, pages) = made.await.map_err(ApiError::failed)?.map_err(ApiError::failed)?;
     let mut frozen_us = 0;
-    if leave_running {
+    if request.leave_running {
         thaw(instance).await?;
         frozen_us = micros(begun);
     } else {
@@ -86,6 +92,17 @@ async fn capture(
     let snapshot = host.snapshots.put(&bytes)?;
     let connections = drained.connections;
     Ok(Checkpoint { snapshot, bytes: bytes.len() as u64, pages, connections, frozen_us })
+}
+
+/// What a holder must know of the frozen guest's connections.
+async fn held(instance: &Instance) -> Result<HeldTable, ApiError> {
+    let explained = |what: &str| format!("its connections cannot be held: {what}");
+    let listed = instance.connections().await.map_err(|error| ApiError {
+        message: explained(&error.message),
+        ..error
+    })?;
+    HeldTable::from_guest(instance.spec.ip, &listed)
+        .map_err(|error| ApiError::failed(explained(&error.to_string())))
 }
 
 /// Lets a frozen instance serve again.

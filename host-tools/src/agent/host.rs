@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::{Config, Network};
 use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, ServiceSpec};
@@ -34,6 +35,8 @@ pub struct Host {
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
     known: watch::Sender<bool>,
+    /// Sleeping services that this host answers for.
+    pub(super) holders: Holders,
 }
 
 /// A name on this host: taken while its instance starts.
@@ -87,6 +90,7 @@ impl Host {
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
             known: watch::channel(false).0,
+            holders: Holders::default(),
         })
     }
 
@@ -151,7 +155,13 @@ impl Host {
             memory_mib,
             free_mib,
             accel: self.accel,
+            holding: self.holders.holding(),
         }
+    }
+
+    /// The host's switch.
+    pub(super) fn network(&self) -> &dyn Network {
+        self.network.as_ref()
     }
 
     /// The instance of a service.

@@ -7,12 +7,14 @@
 //! 5. [`host`]: all instances of this host, its images and its memory.
 //! 6. [`source`] and [`destination`]: the two halves of a move.
 //! 7. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 8. [`http`]: what the manager and other agents can ask.
+//! 8. [`holders`]: the sleeping services that this host answers for.
+//! 9. [`http`]: what the manager and other agents can ask.
 
 pub mod checkpoint;
 pub mod console;
 pub mod control;
 pub mod destination;
+pub mod holders;
 pub mod host;
 pub mod http;
 pub mod instance;
@@ -83,6 +85,7 @@ pub async fn serve(
     shutdown.await;
     reporter.abort();
     server.abort();
+    host.holders.end_all().await;
     host.end_all().await;
     Ok(())
 }
