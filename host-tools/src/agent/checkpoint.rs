@@ -8,7 +8,9 @@ use ferry_protocol::control::{Answer, Order};
 use super::destination::micros;
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
-use crate::api::{ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us};
+use crate::api::{
+    ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us,
+};
 use crate::holder::HeldTable;
 use crate::migration::phase::DRAIN_LIMIT;
 use crate::snapshot::{MAX_LOG, Meta, Snapshot, write};
@@ -97,10 +99,10 @@ async fn capture(
 /// What a holder must know of the frozen guest's connections.
 async fn held(instance: &Instance) -> Result<HeldTable, ApiError> {
     let explained = |what: &str| format!("its connections cannot be held: {what}");
-    let listed = instance.connections().await.map_err(|error| ApiError {
-        message: explained(&error.message),
-        ..error
-    })?;
+    let listed = instance
+        .connections()
+        .await
+        .map_err(|error| ApiError { message: explained(&error.message), ..error })?;
     HeldTable::from_guest(instance.spec.ip, &listed)
         .map_err(|error| ApiError::failed(explained(&error.to_string())))
 }

@@ -125,9 +125,10 @@ impl Holders {
         let HoldRequest { spec, epoch, on_syn, table } = request;
         let invalid = |error: String| ApiError::invalid(format!("`{}`: {error}", spec.name));
         table.check(spec.ip).map_err(|error| invalid(error.to_string()))?;
-        let mac: MacAddr = spec.mac.parse().map_err(
-            |error: crate::hostnet::mac::MacParseError| invalid(error.to_string()),
-        )?;
+        let mac: MacAddr = spec
+            .mac
+            .parse()
+            .map_err(|error: crate::hostnet::mac::MacParseError| invalid(error.to_string()))?;
         let _changing = self.changing.lock().await;
         let outdated = {
             let mut slots = self.slots();
@@ -164,8 +165,9 @@ impl Holders {
         match started {
             Ok(frames) => {
                 let holding = running.holding.clone();
-                running.task = frames
-                    .map(|frames| tokio::spawn(watched(Answering { frames, state, holding, knocks })));
+                running.task = frames.map(|frames| {
+                    tokio::spawn(watched(Answering { frames, state, holding, knocks }))
+                });
                 let view = running.view();
                 self.slots().entry(spec.id.clone()).or_default().running = Some(running);
                 Ok(view)
@@ -200,7 +202,8 @@ impl Holders {
     /// Ends them all.
     pub async fn end_all(&self) {
         let _changing = self.changing.lock().await;
-        let all: Vec<_> = self.slots().values_mut().filter_map(|slot| slot.running.take()).collect();
+        let all: Vec<_> =
+            self.slots().values_mut().filter_map(|slot| slot.running.take()).collect();
         for running in all {
             running.end().await;
         }

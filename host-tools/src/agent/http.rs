@@ -266,10 +266,7 @@ async fn holders(State(host): Shared) -> Json<Vec<HolderView>> {
     Json(host.holders.list())
 }
 
-async fn hold(
-    State(host): Shared,
-    Json(request): Json<HoldRequest>,
-) -> Result<Json<HolderView>> {
+async fn hold(State(host): Shared, Json(request): Json<HoldRequest>) -> Result<Json<HolderView>> {
     let spec = &request.spec;
     if let Ok(instance) = host.instance(&spec.name)
         && instance.spec.id == spec.id
@@ -296,10 +293,7 @@ async fn pass_on(host: Arc<Host>, mut knocked: mpsc::Receiver<(String, Knock)>) 
 }
 
 /// When this is answered, nobody answers for the service under a lower ownership number here.
-async fn release(
-    State(host): Shared,
-    Json(request): Json<ReleaseRequest>,
-) -> Json<bool> {
+async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Json<bool> {
     Json(host.holders.release(&request).await)
 }
 

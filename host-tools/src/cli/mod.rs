@@ -6,6 +6,7 @@
 //! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
 //! 5. [`moves`]: `migrate`, `migration`, with progress.
 //! 6. [`files`]: `checkpoint`, `restore`, `image`.
+//! 7. [`sleep`]: `suspend`, `resume`.
 
 pub mod args;
 pub mod daemons;
@@ -13,6 +14,7 @@ pub mod files;
 pub mod moves;
 pub mod output;
 pub mod services;
+pub mod sleep;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,8 @@ async fn carry_out(cli: Cli) -> Done {
         }
         Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
+        Command::Suspend(args) => sleep::suspend(&manager(cli.manager)?, args, json).await,
+        Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command: args::NodeCommand::Ls } => {
             services::nodes(&manager(cli.manager)?, json).await

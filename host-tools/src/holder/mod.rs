@@ -50,9 +50,7 @@ const ECHOES_PER_SECOND: u32 = 100;
 const REFUSALS_PER_SECOND: u32 = 100;
 
 /// What becomes of a client that opens a new connection to a sleeping service.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSyn {
     /// Silence: the client goes on asking, until the service is back or its own patience ends
@@ -136,8 +134,12 @@ impl Holder {
         let flow = |connection: &HeldConnection| {
             let &HeldConnection { remote, remote_port, local_port, send_next, recv_next } =
                 connection;
-            let flow =
-                Flow { send_next, recv_next, closed: false, spacing: Spacing::new(ANSWER_INTERVAL) };
+            let flow = Flow {
+                send_next,
+                recv_next,
+                closed: false,
+                spacing: Spacing::new(ANSWER_INTERVAL),
+            };
             ((remote, remote_port, local_port), flow)
         };
         let flows: HashMap<Tuple, Flow> = table.connections.iter().map(flow).collect();

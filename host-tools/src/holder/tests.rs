@@ -22,7 +22,12 @@ fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn ethernet(kind: EthernetProtocol, dst: MacAddr, len: usize, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
+fn ethernet(
+    kind: EthernetProtocol,
+    dst: MacAddr,
+    len: usize,
+    fill: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     let repr = EthernetRepr {
         src_addr: EthernetAddress(CLIENT_MAC.0),
         dst_addr: EthernetAddress(dst.0),
@@ -53,7 +58,13 @@ fn segment(control: TcpControl, seq: u32, ack: Option<u32>, payload: &[u8]) -> V
     segment_from(4001, control, seq, ack, payload)
 }
 
-fn segment_from(port: u16, control: TcpControl, seq: u32, ack: Option<u32>, payload: &[u8]) -> Vec<u8> {
+fn segment_from(
+    port: u16,
+    control: TcpControl,
+    seq: u32,
+    ack: Option<u32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let repr = TcpRepr {
         src_port: port,
         dst_port: 7,
@@ -307,7 +318,10 @@ fn allowed(frame: &[u8], on_syn: OnSyn) {
     assert!(ethernet.dst_addr().is_unicast());
     if ethernet.ethertype() == EthernetProtocol::Arp {
         let arp = ArpPacket::new_checked(ethernet.payload()).unwrap();
-        assert_eq!((arp.operation(), arp.source_protocol_addr()), (ArpOperation::Reply, &IP.octets()[..]));
+        assert_eq!(
+            (arp.operation(), arp.source_protocol_addr()),
+            (ArpOperation::Reply, &IP.octets()[..])
+        );
         return;
     }
     let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();

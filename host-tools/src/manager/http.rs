@@ -15,7 +15,8 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
+    Knock, MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
+    SuspendRequest, Suspended, WakeRequest,
 };
 use crate::repository::ImageName;
 
@@ -32,6 +33,9 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}/log", get(log))
         .route("/v1/services/{name}/migrate", post(migrate))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
+        .route("/v1/services/{name}/suspend", post(suspend))
+        .route("/v1/services/{name}/resume", post(resume))
+        .route("/v1/services/{name}/wake", post(wake))
         .route("/v1/restore", post(restore))
         .route("/v1/snapshots/{digest}", get(snapshot))
         .route("/v1/migrations", get(migrations))
@@ -52,7 +56,9 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 }
 
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
+    let (node, holding) = (report.name.clone(), report.holding.clone());
     manager.nodes.report(report)?;
+    tokio::spawn(manager.tend(node, holding));
     Ok(Json(()))
 }
 
@@ -109,6 +115,38 @@ async fn checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     Ok(Json(manager.checkpoint(&name, request).await?))
+}
+
+/// Work that goes on when whoever asked for it has gone away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(ApiError::failed)?
+}
+
+async fn suspend(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<SuspendRequest>,
+) -> Result<Json<Suspended>> {
+    Ok(Json(to_the_end(async move { manager.suspend(&name, request).await }).await?))
+}
+
+async fn resume(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<WakeRequest>,
+) -> Result<Json<(Service, Resumed)>> {
+    Ok(Json(to_the_end(async move { manager.wake_up(&name, request).await }).await?))
+}
+
+async fn wake(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(knock): Json<Knock>,
+) -> Result<Json<()>> {
+    manager.knock(&name, knock).await?;
+    Ok(Json(()))
 }
 
 #[derive(Debug, Deserialize)]

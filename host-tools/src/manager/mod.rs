@@ -6,8 +6,9 @@
 //! 4. [`services`]: run, show, stop.
 //! 5. [`migrations`]: moves as objects, and the commit.
 //! 6. [`workspace`]: checkpoint and restore.
-//! 7. [`logs`]: a service's log across its moves.
-//! 8. [`http`]: the routes.
+//! 7. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 8. [`logs`]: a service's log across its moves.
+//! 9. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
@@ -15,7 +16,9 @@ pub mod logs;
 pub mod migrations;
 pub mod nodes;
 pub mod services;
+pub mod sleep;
 pub mod state;
+pub mod turns;
 pub mod workspace;
 
 use std::path::PathBuf;

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU32;
 use super::address::Pool;
 use super::migrations::Moves;
 use super::nodes::Nodes;
+use super::turns::Turns;
 use crate::api::{ApiError, Digest32, Migration};
 use crate::repository::{Blobs, Images};
 use crate::store::{Record, Store};
@@ -29,6 +30,8 @@ pub struct Manager {
     pub pool: Pool,
     /// Moves, finished and under way.
     pub moves: Moves,
+    /// Who is at work on which service.
+    pub(super) turns: Turns,
     /// Failures of services that are known but not running, by name.
     pub(super) failures: Mutex<BTreeMap<String, String>>,
 }
@@ -54,6 +57,7 @@ impl Manager {
             workspace: Blobs::open(&state_dir.join("snapshots"))?,
             pool,
             moves: Moves::new(finished, AtomicU32::new(last.unwrap_or(0) + 1)),
+            turns: Turns::default(),
             failures: Mutex::default(),
         })
     }
@@ -75,11 +79,13 @@ impl Manager {
     /// It lies in a snapshot.
     pub fn owner<'r>(&self, record: &'r Record) -> Result<&'r str, ApiError> {
         record.owner.node().ok_or_else(|| {
-            ApiError::conflict(format!(
-                "`{}` is suspended: its state lies in a snapshot",
-                record.spec.name
-            ))
-            .hint("`host-tools restore -i FILE --on NODE` lets it go on")
+            let name = &record.spec.name;
+            let error =
+                ApiError::conflict(format!("`{name}` is suspended: its state lies in a snapshot"));
+            error.hint(match record.owner.sleep() {
+                Some(_) => format!("`host-tools resume {name}` lets it go on"),
+                None => "`host-tools restore -i FILE --on NODE` lets it go on".into(),
+            })
         })
     }
 

@@ -7,8 +7,8 @@ use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::api::spec::check_name;
 use crate::api::{
-    ApiError, Checkpoint, CheckpointRequest, Digest32, Instance, ResumeRequest, Resumed, Service,
-    StartRequest,
+    ApiError, Checkpoint, CheckpointRequest, Client, Digest32, Instance, ResumeRequest, Resumed,
+    Service, StartRequest,
 };
 use crate::snapshot::Snapshot;
 use crate::store::{Ownership, Record, StoreError};
@@ -31,7 +31,7 @@ impl Manager {
         let agent = self.nodes.client(node)?;
         let path = format!("/v1/instances/{name}/checkpoint");
         let made: Checkpoint = agent.json(Method::POST, &path, &request, START_LIMIT).await?;
-        let kept = self.keep_snapshot(&agent, &made.snapshot).await;
+        let kept = self.keep_snapshot(&agent, &made.snapshot).await.map(drop);
         let forget = format!("/v1/snapshots/{}", made.snapshot);
         if request.leave_running {
             let _: Result<(), _> = agent.json(Method::DELETE, &forget, &(), AGENT_LIMIT).await;
@@ -46,30 +46,41 @@ impl Manager {
             Err(error) => Err(error),
         };
         if let Err(error) = suspended {
-            let path = format!("/v1/instances/{name}/abort");
-            agent.json::<()>(Method::POST, &path, &(), AGENT_LIMIT).await?;
-            return Err(ApiError {
-                message: format!("{}; the service runs on", error.message),
-                ..error
-            });
+            return Err(self.run_on(&agent, name, error).await);
         }
-        let path = format!("/v1/instances/{name}");
-        let _: Result<(), _> = agent.json(Method::DELETE, &path, &(), AGENT_LIMIT).await;
-        let _: Result<(), _> = agent.json(Method::DELETE, &forget, &(), AGENT_LIMIT).await;
+        self.end_suspended(&agent, name, &made.snapshot).await;
         Ok(made)
     }
 
-    async fn keep_snapshot(
+    /// The snapshot was not kept: the frozen instance goes on. Returns what is to be said.
+    pub(super) async fn run_on(&self, agent: &Client, name: &str, error: ApiError) -> ApiError {
+        let path = format!("/v1/instances/{name}/abort");
+        let then = match agent.json::<()>(Method::POST, &path, &(), AGENT_LIMIT).await {
+            Ok(()) => "the service runs on".into(),
+            Err(second) => format!("and the service is frozen: {}", second.message),
+        };
+        ApiError { message: format!("{}; {then}", error.message), ..error }
+    }
+
+    /// Ends the frozen instance of a service whose snapshot is kept, and what its agent keeps of it.
+    pub(super) async fn end_suspended(&self, agent: &Client, name: &str, digest: &Digest32) {
+        for path in [format!("/v1/instances/{name}"), format!("/v1/snapshots/{digest}")] {
+            let _: Result<(), _> = agent.json(Method::DELETE, &path, &(), AGENT_LIMIT).await;
+        }
+    }
+
+    /// Fetches a snapshot from an agent and makes it durable; returns its bytes.
+    pub(super) async fn keep_snapshot(
         &self,
-        agent: &crate::api::Client,
+        agent: &Client,
         digest: &Digest32,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Vec<u8>, ApiError> {
         let bytes = agent.download(&format!("/v1/snapshots/{digest}"), MAX_SNAPSHOT).await?;
         if Digest32::of(&bytes) != *digest {
             return Err(ApiError::failed("the snapshot was damaged on its way to the manager"));
         }
         self.workspace.put(&bytes)?;
-        Ok(())
+        Ok(bytes)
     }
 
     /// Lets a service go on from a snapshot.
@@ -147,6 +158,13 @@ impl Manager {
             .into_iter()
             .find(|other| other.spec.id == spec.id && other.owner.node().is_none());
         if let Some(suspended) = suspended {
+            if suspended.owner.sleep().is_some() {
+                let name = &suspended.spec.name;
+                return Err(ApiError::conflict(format!(
+                    "`{name}` is suspended, its connections held: a file of it may be older"
+                ))
+                .hint(format!("`host-tools resume {name}` lets it go on")));
+            }
             self.store.release(&suspended.spec.name, suspended.epoch).await?;
         }
         let record =
