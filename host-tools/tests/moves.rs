@@ -1,6 +1,8 @@
 //! Manager and agents as they are, the real command, and guests that play a script.
 
 mod scripted;
+#[path = "moves/sleep.rs"]
+mod sleep;
 
 use host_tools::api::{InstanceState, ServiceState};
 use scripted::qemu::{ARGUMENTS, Deed, play};

@@ -231,7 +231,9 @@ fn attach(port: &dyn Port) -> Result<Option<AsyncFd<File>>, ApiError> {
     let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(error.into()))?;
     rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(|error| fail(error.into()))?;
-    AsyncFd::new(file).map(Some).map_err(fail)
+    // SAFETY: the file owns its descriptor, which stays open and its own until the `AsyncFd` is dropped.
+    let registered = unsafe { AsyncFd::register(file) };
+    registered.map(Some).map_err(|error| fail(error.into()))
 }
 
 struct Answering {

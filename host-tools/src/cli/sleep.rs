@@ -9,7 +9,7 @@ use super::args::{ResumeArgs, SuspendArgs};
 use super::output::{Progress, age, print, print_json};
 use super::services::LONG;
 use crate::api::{
-    ApiError, Client, Resumed, Service, SleepView, SuspendRequest, Suspended, WakeRequest, now_us,
+    Client, Resumed, Service, SleepView, SuspendRequest, Suspended, WakeRequest, now_us,
 };
 use crate::holder::OnSyn;
 use crate::timeline::draw::bytes;

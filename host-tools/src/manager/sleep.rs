@@ -109,6 +109,8 @@ impl Manager {
             snapshot: Some(digest),
         };
         let prepared = async {
+            // Fences nobody yet, but a node that does not answer is better known now than half way.
+            self.release(&record, &sleep.holder).await?;
             self.clear(&agent, &record).await?;
             agent.json::<Instance>(Method::POST, "/v1/instances", &start, START_LIMIT).await
         };

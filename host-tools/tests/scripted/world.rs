@@ -201,6 +201,14 @@ impl World {
         (&mut node.task).await.unwrap();
     }
 
+    /// Starts an agent again that was ended.
+    pub async fn start_again(&mut self, name: &str) {
+        self.add_node(name, 1000).await;
+        if let Some(node) = self.nodes.pop() {
+            self.nodes[usize::from(name == "b")] = node;
+        }
+    }
+
     /// Runs the command.
     pub async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(host_tools_program());
