@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::{Config, Network};
-use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, ServiceSpec};
+use crate::api::{ApiError, Client, Digest32, Holding, InstanceState, NodeReport, ServiceSpec};
 use crate::qemu::{Accel, ImageInfo};
 use crate::repository::Blobs;
 
@@ -148,6 +148,7 @@ impl Host {
     #[must_use]
     pub fn report(&self) -> NodeReport {
         let (memory_mib, free_mib) = self.memory_mib();
+        let frozen = self.instances().iter().filter_map(|it| left_frozen(it)).collect();
         NodeReport {
             name: self.config.name.clone(),
             address: self.address.clone(),
@@ -156,6 +157,7 @@ impl Host {
             free_mib,
             accel: self.accel,
             holding: self.holders.holding(),
+            frozen,
         }
     }
 
@@ -332,6 +334,17 @@ impl Host {
             }
         }
     }
+}
+
+/// An instance that is frozen while nobody is at work on it.
+fn left_frozen(instance: &Instance) -> Option<Holding> {
+    let _busy = instance.busy.try_lock().ok()?;
+    let ServiceSpec { name, id, .. } = &instance.spec;
+    (instance.state() == InstanceState::Frozen).then(|| Holding {
+        name: name.clone(),
+        id: id.clone(),
+        epoch: instance.epoch(),
+    })
 }
 
 /// The IPv4 address in `host:port`, for the mirror's tunnel.

@@ -222,7 +222,8 @@ async fn make_checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     let instance = host.instance(&name)?;
-    Ok(Json(checkpoint::checkpoint(&host, &instance, &request).await?))
+    let made = async move { checkpoint::checkpoint(&host, &instance, &request).await };
+    Ok(Json(to_the_end(made).await?))
 }
 
 /// The manager did not keep the snapshot: the service goes on here.
@@ -304,6 +305,13 @@ async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec
 async fn forget_snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Json<()>> {
     host.snapshots.remove(&parse(&digest)?)?;
     Ok(Json(()))
+}
+
+/// Work that goes on when whoever asked for it has gone away.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(ApiError::failed)?
 }
 
 /// A digest in a path.

@@ -372,7 +372,7 @@ fn whatever_comes_only_these_frames_leave() {
                 sent += 1;
             }
         }
-        assert!(sent > 5_000, "{on_syn}: {sent} answers; the test reaches nothing");
+        assert!(sent > 2_000, "{on_syn}: {sent} answers; the test reaches nothing");
         assert!(holder.counts().closed <= 1);
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::logs;
 use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
-use crate::agent::http::{event_stream, parse};
+use crate::agent::http::{event_stream, parse, to_the_end};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
     Knock, MigrateRequest, Migration, Node, NodeReport, Resumed, RunRequest, Service,
@@ -56,9 +56,8 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 }
 
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
-    let (node, holding) = (report.name.clone(), report.holding.clone());
-    manager.nodes.report(report)?;
-    tokio::spawn(manager.tend(node, holding));
+    manager.nodes.report(report.clone())?;
+    tokio::spawn(manager.tend(report));
     Ok(Json(()))
 }
 
@@ -114,14 +113,7 @@ async fn checkpoint(
     Path(name): Path<String>,
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
-    Ok(Json(manager.checkpoint(&name, request).await?))
-}
-
-/// Work that goes on when whoever asked for it has gone away.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    tokio::spawn(work).await.map_err(ApiError::failed)?
+    Ok(Json(to_the_end(async move { manager.checkpoint(&name, request).await }).await?))
 }
 
 async fn suspend(

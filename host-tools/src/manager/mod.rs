@@ -6,7 +6,7 @@
 //! 4. [`services`]: run, show, stop.
 //! 5. [`migrations`]: moves as objects, and the commit.
 //! 6. [`workspace`]: checkpoint and restore.
-//! 7. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 7. [`sleep`]: suspend and resume, one at a time by [`turns`]; [`tend`] finishes what was broken off.
 //! 8. [`logs`]: a service's log across its moves.
 //! 9. [`http`]: the routes.
 
@@ -18,6 +18,7 @@ pub mod nodes;
 pub mod services;
 pub mod sleep;
 pub mod state;
+pub mod tend;
 pub mod turns;
 pub mod workspace;
 

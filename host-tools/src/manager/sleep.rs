@@ -149,7 +149,10 @@ impl Manager {
     }
 
     /// From the change of owner to the end. Doing it again is harmless.
-    async fn finish_waking(&self, record: Record) -> Result<(Service, Resumed), ApiError> {
+    pub(super) async fn finish_waking(
+        &self,
+        record: Record,
+    ) -> Result<(Service, Resumed), ApiError> {
         let Ownership::Waking { name: node, sleep } = &record.owner else {
             return Err(ApiError::failed(format!("`{}` is not waking", record.spec.name)));
         };
@@ -232,7 +235,7 @@ impl Manager {
         }
     }
 
-    async fn hold_again(&self, record: &Record, sleep: &Sleep) -> Result<(), ApiError> {
+    pub(super) async fn hold_again(&self, record: &Record, sleep: &Sleep) -> Result<(), ApiError> {
         let table = table_of(self.workspace.get(&sleep.digest)?).await?;
         self.hold(record, sleep, table).await
     }
@@ -262,7 +265,7 @@ impl Manager {
     }
 
     /// Removes an instance of a sleeping service, which an attempt that broke off has left.
-    async fn clear(&self, agent: &Client, record: &Record) -> Result<(), ApiError> {
+    pub(super) async fn clear(&self, agent: &Client, record: &Record) -> Result<(), ApiError> {
         let path = format!("/v1/instances/{}", record.spec.name);
         match agent.get::<Instance>(&path).await {
             Ok(instance) if instance.spec.id == record.spec.id => {
@@ -283,53 +286,6 @@ impl Manager {
                 made.ok_or_else(|| StoreError::Failed { reason }.into())
             }
             other => Ok(other?),
-        }
-    }
-
-    /// What a node's report says against what the store says: holders that are missing are begun,
-    /// those of former owners ended, and what was waking when a manager died is finished.
-    pub async fn tend(self: Arc<Self>, node: String, holding: Vec<crate::api::Holding>) {
-        let Ok(records) = self.store.list().await else { return };
-        for held in &holding {
-            let record = records.iter().find(|record| record.spec.id == held.id);
-            let right = record.is_some_and(|record| match &record.owner {
-                Ownership::Sleeping(sleep) => sleep.holder == node && record.epoch == held.epoch,
-                _ => false,
-            });
-            if right {
-                continue;
-            }
-            // Not while somebody is at work on it: then it is he who ends the holder, in his order.
-            let Ok(_turn) = self.turns.take(&held.name) else { continue };
-            let below = record.map_or(held.epoch + 1, |record| record.epoch);
-            let fence = ReleaseRequest { id: held.id.clone(), below };
-            if let Err(error) = self.release_on(&node, &held.name, &fence).await {
-                eprintln!("{error}");
-            }
-        }
-        for record in records {
-            let name = record.spec.name.clone();
-            let Ok(_turn) = self.turns.take(&name) else { continue };
-            // Somebody may have had the turn since the list was made.
-            let Ok(Some(record)) = self.store.get(&name).await else { continue };
-            match &record.owner {
-                Ownership::Sleeping(sleep) if sleep.holder == node => {
-                    let known = |held: &crate::api::Holding| {
-                        held.id == record.spec.id && held.epoch == record.epoch
-                    };
-                    if !holding.iter().any(known)
-                        && let Err(error) = self.hold_again(&record, sleep).await
-                    {
-                        eprintln!("{name}: nobody answers for it on node {node}: {error}");
-                    }
-                }
-                Ownership::Waking { name: to, sleep } if *to == node || sleep.holder == node => {
-                    if let Err(error) = self.finish_waking(record.clone()).await {
-                        eprintln!("{error}");
-                    }
-                }
-                _ => {}
-            }
         }
     }
 }

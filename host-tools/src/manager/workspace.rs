@@ -23,6 +23,7 @@ impl Manager {
         name: &str,
         request: CheckpointRequest,
     ) -> Result<Checkpoint, ApiError> {
+        let _turn = self.turns.take(name)?;
         let record = self.record(name).await?;
         let node = self.owner(&record)?;
         if let Some(migration) = &record.migration {

@@ -4,6 +4,7 @@ use super::*;
 use crate::api::{Digest32, ImageRef, ServiceSpec};
 use crate::holder::OnSyn;
 use crate::qemu::Machine;
+use crate::store::Sleep;
 
 fn node(name: &str) -> Ownership {
     Ownership::Node { name: name.into() }
