@@ -77,7 +77,11 @@ impl Manager {
                 Ok(())
             }
             Ownership::Waking { name, sleep } if name == node || sleep.holder == *node => {
-                self.finish_waking(record).await.map(drop)
+                // A manager that has just started hears of its nodes one after the other.
+                match (self.nodes.client(name), self.nodes.client(&sleep.holder)) {
+                    (Ok(_), Ok(_)) => self.finish_waking(record).await.map(drop),
+                    _ => Ok(()),
+                }
             }
             Ownership::Node { name }
                 if name == node && frozen == Some(record.epoch) && record.migration.is_none() =>

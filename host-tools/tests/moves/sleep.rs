@@ -91,7 +91,6 @@ async fn what_goes_wrong_before_it_sleeps_leaves_it_running() {
     for (deeds, reason) in [
         (("drain", Deed::Refuse), "refused drain"),
         (("freeze", Deed::Refuse), "did not come to rest"),
-        (("freeze", Deed::BadRange), "does not lie in the guest's"),
         (("connections", Deed::BadRange), "its connections cannot be held"),
         (("connections", Deed::Refuse), "its connections cannot be held"),
     ] {
