@@ -197,10 +197,7 @@ impl Control {
                 exports::power_off()
             }
             (Order::Scan { full }, Report::Prepared { addr, len, .. }) => pages(full, addr, len),
-            (
-                Order::Freeze { full },
-                Report::Prepared { addr, len, monotonic_ns, connections },
-            ) => {
+            (Order::Freeze { full }, Report::Prepared { addr, len, monotonic_ns, connections }) => {
                 self.state = State::Frozen;
                 self.frozen = full.then_some(connections);
                 capture::write_header(self.epoch, monotonic_ns);
