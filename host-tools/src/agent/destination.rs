@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_protocol::control::{Answer, Order, State};
+use ferry_protocol::control::{Answer, Order, State, TcpState};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::control::Outstanding;
@@ -225,12 +225,18 @@ pub fn resume_order(epoch: u64) -> Order {
     Order::Resume { epoch, wall_ns }
 }
 
-/// Lets a standby that was filled from a snapshot take over.
+/// Lets a standby that was filled from a snapshot take over. Doing it twice is harmless.
 ///
 /// # Errors
 /// The guest refused or did not answer. The standby is then to be removed.
 pub async fn resume_filled(instance: &Instance, epoch: u64) -> Result<Resumed, ApiError> {
     let _busy = instance.busy.lock().await;
+    if instance.state() == InstanceState::Running && instance.epoch() == epoch {
+        // A manager that did not hear the answer asks again.
+        let listed = instance.connections().await?;
+        let connections = listed.iter().filter(|it| it.state != TcpState::Listen).count() as u32;
+        return Ok(Resumed { connections, held_frames: 0 });
+    }
     instance.set_port_open(true)?;
     let answer = instance.guest.order(resume_order(epoch), Phase::Resume.row().deadline).await;
     match answer.map_err(ApiError::failed)? {

@@ -148,7 +148,7 @@ impl Host {
     #[must_use]
     pub fn report(&self) -> NodeReport {
         let (memory_mib, free_mib) = self.memory_mib();
-        let frozen = self.instances().iter().filter_map(|it| left_frozen(it)).collect();
+        let parked = self.instances().iter().filter_map(|it| parked(it)).collect();
         NodeReport {
             name: self.config.name.clone(),
             address: self.address.clone(),
@@ -157,7 +157,7 @@ impl Host {
             free_mib,
             accel: self.accel,
             holding: self.holders.holding(),
-            frozen,
+            parked,
         }
     }
 
@@ -336,15 +336,12 @@ impl Host {
     }
 }
 
-/// An instance that is frozen while nobody is at work on it.
-fn left_frozen(instance: &Instance) -> Option<Holding> {
+/// An instance that is frozen or stands by while nobody is at work on it.
+fn parked(instance: &Instance) -> Option<Holding> {
     let _busy = instance.busy.try_lock().ok()?;
     let ServiceSpec { name, id, .. } = &instance.spec;
-    (instance.state() == InstanceState::Frozen).then(|| Holding {
-        name: name.clone(),
-        id: id.clone(),
-        epoch: instance.epoch(),
-    })
+    let parked = matches!(instance.state(), InstanceState::Frozen | InstanceState::Standby);
+    parked.then(|| Holding { name: name.clone(), id: id.clone(), epoch: instance.epoch() })
 }
 
 /// The IPv4 address in `host:port`, for the mirror's tunnel.

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::host::Host;
+use super::instance::Instance as Held;
 use super::{checkpoint, destination, source};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, HoldRequest, HolderView,
@@ -240,11 +241,16 @@ async fn resume(
     Json(request): Json<ResumeRequest>,
 ) -> Result<Json<Resumed>> {
     let instance = host.instance(&name)?;
+    // Not to be broken off: a guest that goes on while nobody notes it would be taken for a standby.
+    to_the_end(resume_and_note(host, instance, request.epoch)).await.map(Json)
+}
+
+async fn resume_and_note(host: Arc<Host>, instance: Arc<Held>, epoch: u64) -> Result<Resumed> {
     // The manager has ended whoever answered for it; here it is made sure of.
     let id = instance.spec.id.clone();
-    host.holders.release(&ReleaseRequest { id, below: request.epoch }).await;
-    match destination::resume_filled(&instance, request.epoch).await {
-        Ok(resumed) => Ok(Json(resumed)),
+    host.holders.release(&ReleaseRequest { id, below: epoch }).await;
+    match destination::resume_filled(&instance, epoch).await {
+        Ok(resumed) => Ok(resumed),
         Err(error) => {
             let tail = instance.console.tail();
             host.end(&instance).await?;

@@ -73,7 +73,7 @@ pub struct ReleaseRequest {
     pub below: u64,
 }
 
-/// A service that a node answers for, or has frozen, as its reports name it.
+/// A service that a node answers for, or has parked, as its reports name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Holding {

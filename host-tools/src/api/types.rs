@@ -119,9 +119,9 @@ pub struct NodeReport {
     /// Sleeping services that it answers for.
     #[serde(default)]
     pub holding: Vec<Holding>,
-    /// Services that are frozen there, with nobody at work on them.
+    /// Services that are frozen or stand by there, with nobody at work on them.
     #[serde(default)]
-    pub frozen: Vec<Holding>,
+    pub parked: Vec<Holding>,
 }
 
 /// A node as `node ls` shows it.

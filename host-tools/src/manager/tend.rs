@@ -6,7 +6,7 @@
 //! | owner | on the node | what is done |
 //! |---|---|---|
 //! | Sleeping, held here | no holder | begun |
-//! | Sleeping, held here | frozen instance of an older epoch | ended |
+//! | Sleeping | frozen instance of an older epoch, or standby | ended |
 //! | Waking, here or held here | | woken, or put back to sleep |
 //! | this node, no move | frozen instance, nobody at work on it | goes on: its snapshot was not kept |
 //! | another, a later epoch, none | holder | ended |
@@ -64,10 +64,11 @@ impl Manager {
     async fn tend_service(&self, report: &NodeReport, record: Record) -> Result<(), ApiError> {
         let node = &report.name;
         let same = |it: &&Holding| it.id == record.spec.id;
-        let frozen = report.frozen.iter().find(same).map(|it| it.epoch);
+        // A standby runs under no epoch yet: it says 0, which is no epoch of any record.
+        let parked = report.parked.iter().find(same).map(|it| it.epoch);
         match &record.owner {
             Ownership::Sleeping(sleep) => {
-                if frozen.is_some_and(|epoch| epoch < record.epoch) {
+                if parked.is_some_and(|epoch| epoch < record.epoch) {
                     self.clear(&*self.nodes.client(node)?, &record).await?;
                 }
                 let holds = report.holding.iter().filter(same).any(|it| it.epoch == record.epoch);
@@ -84,7 +85,7 @@ impl Manager {
                 }
             }
             Ownership::Node { name }
-                if name == node && frozen == Some(record.epoch) && record.migration.is_none() =>
+                if name == node && parked == Some(record.epoch) && record.migration.is_none() =>
             {
                 let path = format!("/v1/instances/{}/abort", record.spec.name);
                 let agent = self.nodes.client(node)?;

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use host_tools::api::{HolderView, Knock, Service, ServiceState};
+use host_tools::api::{
+    Checkpoint, CheckpointRequest, Client, HolderView, Instance, InstanceState, Knock,
+    ResumeRequest, Resumed, Service, ServiceState, StartRequest,
+};
 use host_tools::holder::OnSyn;
+use hyper::Method;
 
 use super::scripted::qemu::Deed;
 use super::scripted::world::{World, files};
@@ -28,6 +32,11 @@ async fn until(world: &World, wanted: impl Fn(&Service) -> bool) -> Service {
 
 fn holder(service: &Service) -> Option<HolderView> {
     service.sleep.as_ref()?.holder.clone()
+}
+
+/// How to ask a node.
+fn agent(world: &World, number: usize) -> Client {
+    Client::new(world.nodes[number].address.parse().unwrap(), "the node")
 }
 
 /// It sleeps, `node` answers for it under `epoch`, and nothing of it runs.
@@ -75,6 +84,12 @@ async fn a_service_sleeps_and_wakes_elsewhere_with_somebody_answering_in_between
     runs_on(&world, "b", 3).await;
     // Whoever answered has been closed and removed before the guest's port opens.
     assert_eq!(world.journal.take(), ["b plug closed", "a close", "a unplug", "b open"]);
+    // A manager that did not hear the answer asks again.
+    let resume = ResumeRequest { epoch: 3 };
+    let path = "/v1/instances/p/resume";
+    let again: Resumed = agent(&world, 1).json(Method::POST, path, &resume, LIMIT).await.unwrap();
+    assert_eq!(again.connections, 2);
+    runs_on(&world, "b", 3).await;
     assert_eq!(files(&world.path("manager").join("snapshots")), [] as [String; 0]);
     let log = world.good(&["logs", "p"]).await;
     assert!(log.starts_with("scripted guest up, Running\n"), "{log}");
@@ -156,7 +171,7 @@ async fn a_client_that_knocks_wakes_it() {
     let knock = async |id: &str, epoch| {
         let knock = Knock { id: id.into(), epoch };
         let path = "/v1/services/p/wake";
-        client.json::<()>(hyper::Method::POST, path, &knock, LIMIT).await.unwrap();
+        client.json::<()>(Method::POST, path, &knock, LIMIT).await.unwrap();
     };
     knock("somebody else", 2).await;
     knock(&service.spec.id, 1).await;
@@ -190,4 +205,32 @@ async fn a_sleeper_that_is_stopped_is_gone() {
     assert_eq!(files(&file), [] as [String; 0]);
     world.good(&["run", "svc", "--name", "p", "--on", "b"]).await;
     runs_on(&world, "b", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manager_that_died_has_left_is_tidied() {
+    let world = started().await;
+    // It died before the snapshot was kept: the guest goes on.
+    let request = CheckpointRequest { leave_running: false, hold: true };
+    let path = "/v1/instances/p/checkpoint";
+    let _: Checkpoint = agent(&world, 0).json(Method::POST, path, &request, LIMIT).await.unwrap();
+    until(&world, |service| service.state == ServiceState::Running).await;
+    runs_on(&world, "a", 1).await;
+    // It died before the standby was given the service: it is ended.
+    world.good(&["suspend", "p"]).await;
+    let service = world.service("p").await;
+    let snapshot = service.sleep.map(|sleep| sleep.snapshot);
+    let start = StartRequest { spec: service.spec, epoch: 3, snapshot };
+    let standby: Instance =
+        agent(&world, 1).json(Method::POST, "/v1/instances", &start, LIMIT).await.unwrap();
+    assert_eq!(standby.state, InstanceState::Standby);
+    let gone = async {
+        while world.instance("b", "p").await.is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("the standby is still there");
+    sleeps_on(&world, "a", 2).await;
+    world.good(&["resume", "p", "--on", "b"]).await;
+    runs_on(&world, "b", 3).await;
 }
