@@ -7,6 +7,7 @@
 //! 5. [`moves`]: `migrate`, `migration`, with progress.
 //! 6. [`nodes`]: `node`, `rebalance`.
 //! 7. [`files`]: `checkpoint`, `restore`, `image`.
+//! 8. [`sleep`]: `suspend`, `resume`.
 
 pub mod args;
 pub mod daemons;
@@ -15,6 +16,7 @@ pub mod moves;
 pub mod nodes;
 pub mod output;
 pub mod services;
+pub mod sleep;
 
 use std::process::ExitCode;
 
@@ -74,6 +76,8 @@ async fn carry_out(cli: Cli) -> Done {
         }
         Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
+        Command::Suspend(args) => sleep::suspend(&manager(cli.manager)?, args, json).await,
+        Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,

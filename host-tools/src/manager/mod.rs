@@ -10,8 +10,10 @@
 //! 8. [`placement`]: which node a service goes to.
 //! 9. [`relocate`]: many moves: draining a node, rebalancing.
 //! 10. [`workspace`]: checkpoint and restore.
-//! 11. [`logs`]: a service's log across its moves.
-//! 12. [`http`]: the routes.
+//! 11. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 12. [`tend`]: what is asleep or frozen is looked after, whoever dies.
+//! 13. [`logs`]: a service's log across its moves.
+//! 14. [`http`]: the routes.
 
 pub mod address;
 pub mod http;
@@ -23,7 +25,10 @@ pub mod placement;
 pub mod recovery;
 pub mod relocate;
 pub mod services;
+pub mod sleep;
 pub mod state;
+pub mod tend;
+pub mod turns;
 pub mod workspace;
 
 use std::path::PathBuf;
