@@ -1,5 +1,7 @@
 //! Services that sleep, and who answers for them meanwhile.
 
+mod faults;
+
 use std::time::Duration;
 
 use host_tools::api::{
