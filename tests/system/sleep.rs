@@ -61,24 +61,29 @@ fn nothing_runs(world: &World) {
 }
 
 #[test]
-fn four_kinds_of_clients_outlast_it() {
+fn a_thousand_connections_of_all_kinds_outlast_it() {
     let world = world("sleep");
     let echo = world.service("pingpong", "pp", "a", IP, &[]);
     let bulk = world.service("transfer", "tr", "a", OTHER_IP, &[]);
     let (to_echo, to_bulk) = (echo.at(7), bulk.at(80));
     let before = Counters::read(&world);
-    let idle = ["hold", "--connect", &to_echo, "--connections", "50", "--keep-alive", "5"];
-    let busy = ["pingpong", "--connect", &to_echo, "--connections", "50", "--think-ms", "50"];
+    let idle = ["hold", "--connect", &to_echo, "--connections", "400"];
+    let probing = [&idle[..], &["--keep-alive", "5"]].concat();
+    let busy = ["pingpong", "--connect", &to_echo, "--connections", "192", "--think-ms", "200"];
     let rate = ["--connections", "4", "--bytes", "20000000", "--rate", "2000000", "--again"];
     let mut idle = client(&world, &idle);
+    let mut probing = client(&world, &probing);
     let mut busy = client(&world, &busy);
     let mut down = client(&world, &[&["download", "--connect", &to_bulk][..], &rate].concat());
     let mut up = client(&world, &[&["upload", "--connect", &to_bulk][..], &rate].concat());
-    assert_eq!(idle.mark("awake").alive, 50);
+    assert_eq!((idle.mark("awake").alive, probing.mark("awake").alive), (400, 400));
+    for client in [&mut busy, &mut down, &mut up] {
+        client.mark("begun");
+    }
     std::thread::sleep(Duration::from_secs(2));
 
     let began = Instant::now();
-    for (name, connections) in [("pp", 100), ("tr", 8)] {
+    for (name, connections) in [("pp", 992), ("tr", 8)] {
         let made = world.json(&["suspend", name]);
         assert_eq!(made["connections"], connections, "{made}");
         assert_eq!((&made["holder"], made.get("unheld")), (&"a".into(), None), "{made}");
@@ -87,7 +92,7 @@ fn four_kinds_of_clients_outlast_it() {
     while began.elapsed() < night() {
         std::thread::sleep(Duration::from_secs(5).min(night() - began.elapsed().min(night())));
         let seen = [held(&world, "pp"), held(&world, "tr")];
-        assert_eq!((seen[0].0, seen[1].0), (100, 8));
+        assert_eq!((seen[0].0, seen[1].0), (992, 8));
     }
     let (answered, answered_bulk) = (held(&world, "pp").1, held(&world, "tr").1);
     report(&format!(
@@ -108,14 +113,16 @@ fn four_kinds_of_clients_outlast_it() {
         assert_eq!(woken["service"]["node"], "b", "{woken}");
         assert_eq!(woken["service"]["state"], "running", "{woken}");
     }
-    let seen = idle.mark("awake again");
-    assert_eq!(seen.alive, 50, "{seen:?}");
+    for client in [&mut idle, &mut probing] {
+        let seen = client.mark("awake again");
+        assert_eq!(seen.alive, 400, "{seen:?}");
+    }
     std::thread::sleep(Duration::from_secs(5));
     for client in [&mut busy, &mut down, &mut up] {
         let seen = client.mark("moving again");
         assert!(seen.progress > 0, "{seen:?}");
     }
-    for client in [idle, busy, down, up] {
+    for client in [idle, probing, busy, down, up] {
         flawless(&client.end(END_LIMIT));
     }
     let grown = Counters::read(&world).grown(&before, &UNTOUCHED);
