@@ -4,38 +4,24 @@
 //! told that it has ended knows that no frame of it follows (invariant 1). It lives as long as this
 //! agent; the manager has it begun again when the agent's reports do not name it. The port of one whose
 //! agent was killed has nobody behind it; the next agent finds it by a small file, and removes it.
+//!
+//! 1. `answering`: frames in and out at a holder's port.
+
+mod answering;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::answering::{Answering, State, attach, watched};
 use super::network::{Network, Port, TAP_PREFIX};
 use crate::api::{ApiError, HoldRequest, HolderView, Holding, Knock, ReleaseRequest};
 use crate::holder::{Holder, OnSyn};
 use crate::hostnet::MacAddr;
-
-/// Gratuitous ARPs after the first, and the time before each: a port that has just come up may not
-/// forward yet.
-const REPEATS: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(150),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
-/// Bytes before each frame of a tap (`struct virtio_net_hdr`).
-const TAP_HEADER: usize = 10;
-/// Longest frame that is read, its header included.
-const MAX_READ: usize = TAP_HEADER + (64 << 10);
-/// Frames answered before others have their turn.
-const TURN: usize = 64;
 
 /// Ending of the name of a file that names a holder's port and says its Ethernet address.
 const ENDING: &str = ".holder";
@@ -64,23 +50,6 @@ struct Running {
     port: Box<dyn Port>,
     mark: PathBuf,
     task: Option<JoinHandle<()>>,
-}
-
-/// What a holder's task shares with those who ask.
-#[derive(Debug)]
-struct State {
-    holder: Mutex<Holder>,
-    failure: Mutex<Option<String>>,
-}
-
-impl State {
-    fn holder(&self) -> MutexGuard<'_, Holder> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Option<String>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Running {
@@ -187,10 +156,7 @@ impl Holders {
         }
         let tap = format!("{TAP_PREFIX}{:.6}-hold", spec.id);
         let holding = Holding { name: spec.name.clone(), id: spec.id.clone(), epoch: *epoch };
-        let state = Arc::new(State {
-            holder: Mutex::new(Holder::new(mac, spec.ip, table, *on_syn)),
-            failure: Mutex::default(),
-        });
+        let state = Arc::new(State::new(Holder::new(mac, spec.ip, table, *on_syn)));
         let mark = self.run_dir.join(format!("{tap}{ENDING}"));
         std::fs::write(&mark, &spec.mac)
             .map_err(|error| ApiError::failed(format!("{}: {error}", mark.display())))?;
@@ -267,88 +233,8 @@ impl Holders {
     }
 }
 
-fn remove_mark(name: &str, mark: &std::path::Path) {
+fn remove_mark(name: &str, mark: &Path) {
     if let Err(error) = std::fs::remove_file(mark) {
         eprintln!("{name}: {}: {error}", mark.display());
-    }
-}
-
-/// The port's other end, for reading and writing without waiting. A switch on paper has none.
-fn attach(port: &dyn Port) -> Result<Option<AsyncFd<File>>, ApiError> {
-    let fail = |error: io::Error| ApiError::failed(format!("the holder's tap: {error}"));
-    let Some(file) = port.frames().map_err(fail)? else { return Ok(None) };
-    let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(error.into()))?;
-    rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NONBLOCK)
-        .map_err(|error| fail(error.into()))?;
-    // SAFETY: the file owns its descriptor, which stays open and its own until the `AsyncFd` is dropped.
-    let registered = unsafe { AsyncFd::register(file) };
-    registered.map(Some).map_err(|error| fail(error.into()))
-}
-
-struct Answering {
-    frames: AsyncFd<File>,
-    state: Arc<State>,
-    holding: Holding,
-    knocks: mpsc::Sender<(String, Knock)>,
-}
-
-async fn watched(this: Answering) {
-    let state = Arc::clone(&this.state);
-    let name = this.holding.name.clone();
-    let Err(error) = this.run().await;
-    eprintln!("{name}: its holder has ended: {error}");
-    *state.failure() = Some(format!("its tap failed: {error}"));
-}
-
-impl Answering {
-    async fn run(self) -> Result<std::convert::Infallible, io::Error> {
-        let begun = Instant::now();
-        let mut buffer = vec![0; MAX_READ];
-        let mut repeats = REPEATS.iter();
-        self.send(&self.state.holder().announcement());
-        let mut next = repeats.next().map(|wait| tokio::time::Instant::now() + *wait);
-        loop {
-            tokio::select! {
-                ready = self.frames.readable() => {
-                    let mut ready = ready?;
-                    for _ in 0..TURN {
-                        match ready.try_io(|frames| frames.get_ref().read(&mut buffer)) {
-                            Ok(read) => self.take(&buffer[..read?], begun.elapsed()),
-                            Err(_would_block) => break,
-                        }
-                    }
-                }
-                () = sleep_until(next) => {
-                    self.send(&self.state.holder().announcement());
-                    next = repeats.next().map(|wait| tokio::time::Instant::now() + *wait);
-                }
-            }
-        }
-    }
-
-    fn take(&self, bytes: &[u8], now: Duration) {
-        let Some((_, frame)) = bytes.split_at_checked(TAP_HEADER) else { return };
-        let reaction = self.state.holder().receive(frame, now);
-        if let Some(answer) = reaction.frame {
-            self.send(&answer);
-        }
-        if reaction.wake {
-            let Holding { name, id, epoch } = self.holding.clone();
-            // If nobody has taken the last one yet, one more says nothing new.
-            let _ = self.knocks.try_send((name, Knock { id, epoch }));
-        }
-    }
-
-    /// What the tap does not take at once is lost, as on any wire.
-    fn send(&self, frame: &[u8]) {
-        let bytes = [&[0; TAP_HEADER], frame].concat();
-        let _ = self.frames.get_ref().write(&bytes);
-    }
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
