@@ -153,6 +153,7 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
         match message {
             FromSource::Round => link.send(&FromDestination::Arrived).await?,
             FromSource::Check => {
+                standby.instance.hurry();
                 let begun = standby.instance.guest.begin(Order::Hello).await;
                 standby.check = Some(begun.map_err(|error| GiveUp::Tell(error.to_string()))?);
             }
@@ -268,6 +269,7 @@ pub struct Taken {
 /// # Errors
 /// The guest refused or did not answer. The standby is then to be removed.
 pub async fn take_over(instance: &Instance, epoch: u64) -> Result<Taken, ApiError> {
+    instance.hurry();
     instance.set_port_open(true)?;
     let answer = instance.guest.order(resume_order(epoch), Phase::Resume.row().deadline).await;
     match answer.map_err(ApiError::failed)? {

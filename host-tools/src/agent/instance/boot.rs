@@ -12,11 +12,16 @@ use crate::agent::control::Guest;
 use crate::agent::descriptor::Descriptor;
 use crate::agent::network::{Network, TAP_PREFIX};
 use crate::api::{ApiError, Digest32, ServiceSpec};
+use crate::process::{Process, niceness_to_return_to};
 use crate::qemu::command::{BootArguments, CommandLine};
 use crate::qemu::{Accel, RamFile, Vm};
 
 /// Longest time from the start of QEMU to the guest's first word.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(25);
+
+/// What the niceness of a standby is above the agent's until its service comes: booting takes a whole
+/// core for a while, and the services that run here should not feel it.
+const STANDBY_NICENESS: i32 = 10;
 
 /// What is needed to start an instance.
 #[derive(Debug)]
@@ -115,7 +120,13 @@ impl Instance {
         line: &CommandLine,
         console: &Arc<Console>,
     ) -> Result<(Vm, Guest, RamFile, Hello), ApiError> {
-        let note = |process| {
+        let note = |process: Process| {
+            if launch.standby
+                && let Some(own) = niceness_to_return_to()
+            {
+                // It is a courtesy; whether the process runs is found out elsewhere.
+                let _ = process.set_niceness(own + STANDBY_NICENESS);
+            }
             descriptor.process = Some(process);
             descriptor.store(launch.run_dir)
         };
