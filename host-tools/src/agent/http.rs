@@ -309,10 +309,14 @@ async fn hold(State(host): Shared, Json(request): Json<HoldRequest>) -> Result<J
     {
         return Err(ApiError::conflict(format!("`{}` runs here: it answers itself", spec.name)));
     }
-    let (knocks, knocked) = mpsc::channel(1);
-    let view = host.holders.begin(host.network(), &request, knocks).await?;
-    tokio::spawn(pass_on(Arc::clone(&host), knocked));
-    Ok(Json(view))
+    // Not to be broken off, here and below: a port that nobody knows of would be left.
+    let held = async move {
+        let (knocks, knocked) = mpsc::channel(1);
+        let view = host.holders.begin(host.network(), &request, knocks).await?;
+        tokio::spawn(pass_on(Arc::clone(&host), knocked));
+        Ok(view)
+    };
+    to_the_end(held).await.map(Json)
 }
 
 /// Tells the manager of clients that ask for a service, until its holder ends.
@@ -328,8 +332,8 @@ async fn pass_on(host: Arc<Host>, mut knocked: mpsc::Receiver<(String, Knock)>) 
 }
 
 /// When this is answered, nobody answers for the service under a lower ownership number here.
-async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Json<bool> {
-    Json(host.holders.release(&request).await)
+async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Result<Json<bool>> {
+    to_the_end(async move { Ok(host.holders.release(&request).await) }).await.map(Json)
 }
 
 async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {

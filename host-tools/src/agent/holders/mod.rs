@@ -164,7 +164,6 @@ impl Holders {
             remove_mark(&spec.name, &mark);
             ApiError::failed(error)
         })?;
-        let state_of_task = Arc::clone(&state);
         let mut running = Running { holding, on_syn: *on_syn, state, port, mark, task: None };
         let started = attach(running.port.as_ref()).and_then(|frames| {
             running.port.set_open(true).map_err(ApiError::failed)?;
@@ -172,9 +171,8 @@ impl Holders {
         });
         match started {
             Ok(frames) => {
-                let holding = running.holding.clone();
+                let (holding, state) = (running.holding.clone(), Arc::clone(&running.state));
                 running.task = frames.map(|frames| {
-                    let state = state_of_task;
                     tokio::spawn(watched(Answering { frames, state, holding, knocks }))
                 });
                 let view = running.view();
