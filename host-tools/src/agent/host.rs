@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
+use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
@@ -45,6 +46,8 @@ pub struct Host {
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
     known: watch::Sender<bool>,
+    /// Sleeping services that this host answers for.
+    pub(super) holders: Holders,
 }
 
 /// A name on this host: taken while its instance starts.
@@ -90,6 +93,7 @@ impl Host {
         // The guests' control ports lie there.
         std::fs::set_permissions(&run_dir, std::fs::Permissions::from_mode(0o700))
             .map_err(|error| ApiError::failed(format!("{}: {error}", run_dir.display())))?;
+        let holders = Holders::new(run_dir.clone());
         let path = config.state_dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
         let lock =
@@ -113,6 +117,7 @@ impl Host {
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
             known: watch::channel(false).0,
+            holders,
         })
     }
 
@@ -194,6 +199,7 @@ impl Host {
     #[must_use]
     pub fn report(&self) -> NodeReport {
         let (memory_mib, free_mib) = self.memory_mib();
+        let parked = self.instances().iter().filter_map(|it| it.parked()).collect();
         NodeReport {
             name: self.config.name.clone(),
             address: self.address.clone(),
@@ -201,6 +207,8 @@ impl Host {
             memory_mib,
             free_mib,
             accel: self.accel,
+            holding: self.holders.holding(),
+            parked,
         }
     }
 

@@ -4,18 +4,21 @@
 //! 2. [`types`]: bodies of requests and answers.
 //! 3. [`relocation`]: bodies about moving many services at once.
 //! 4. [`check`]: bodies about whether a service could be moved.
-//! 5. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
-//! 6. [`mod@client`] asks.
+//! 5. [`sleep`]: bodies that concern suspended services.
+//! 6. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
+//! 7. [`mod@client`] asks.
 
 pub mod check;
 pub mod client;
 pub mod error;
 pub mod relocation;
+pub mod sleep;
 pub mod spec;
 pub mod types;
 
 pub use client::Client;
 pub use error::{ApiError, Problem};
 pub use relocation::{RelocateEvent, RelocateRequest};
+pub use sleep::*;
 pub use spec::{Digest32, ImageRef, ServiceSpec};
 pub use types::*;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::Problem;
+use crate::holder::OnSyn;
 use crate::manager::Pool;
 use crate::migration::precopy::{Limits, OnTimeout};
 use crate::qemu::Machine;
@@ -100,6 +101,12 @@ pub enum Command {
     /// Move a running service to another node, its connections open
     #[command(after_help = EXIT_CODES)]
     Migrate(MigrateArgs),
+    /// Put a service to sleep, its connections open: it uses no memory, and no client gives up
+    #[command(after_help = EXIT_CODES)]
+    Suspend(SuspendArgs),
+    /// Let a suspended service go on, on any node
+    #[command(after_help = EXIT_CODES)]
+    Resume(ResumeArgs),
     /// Write a service's state to a file; the service ends unless --leave-running
     Checkpoint(CheckpointArgs),
     /// Let a service go on from a file
@@ -227,6 +234,36 @@ impl MigrateArgs {
             on_timeout: self.on_timeout,
         }
     }
+}
+
+/// `suspend`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct SuspendArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_enum, default_value_t, help = "What becomes of new connections meanwhile")]
+    pub on_syn: OnSyn,
+    #[arg(
+        long,
+        value_name = "NODE",
+        help = "Node that answers for it meanwhile [default: where it runs]"
+    )]
+    pub on: Option<String>,
+}
+
+/// `resume`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct ResumeArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(
+        long,
+        value_name = "NODE",
+        help = "Node to go on at [default: the one that answers for it]"
+    )]
+    pub on: Option<String>,
 }
 
 /// `checkpoint`.

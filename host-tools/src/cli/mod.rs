@@ -8,6 +8,7 @@
 //! 6. [`moves`]: `migrate`, `migration`, with progress.
 //! 7. [`nodes`]: `node`, `rebalance`.
 //! 8. [`files`]: `checkpoint`, `restore`, `image`.
+//! 9. [`sleep`]: `suspend`, `resume`.
 
 pub mod args;
 pub mod check;
@@ -17,6 +18,7 @@ pub mod moves;
 pub mod nodes;
 pub mod output;
 pub mod services;
+pub mod sleep;
 
 use std::process::ExitCode;
 
@@ -80,6 +82,8 @@ async fn carry_out(cli: Cli) -> Done {
         }
         Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
+        Command::Suspend(args) => sleep::suspend(&manager(cli.manager)?, args, json).await,
+        Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,

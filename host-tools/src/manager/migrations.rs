@@ -190,9 +190,14 @@ impl Manager {
             Some(Record { owner: Ownership::Node { name }, epoch, migration, .. }) => {
                 OwnershipAnswer::Node { name, epoch, migration }
             }
-            Some(Record { owner: Ownership::Snapshot { .. }, epoch, .. }) => {
-                OwnershipAnswer::Snapshot { epoch }
+            Some(Record { owner: Ownership::Waking { name, .. }, epoch, .. }) => {
+                OwnershipAnswer::Waking { name, epoch }
             }
+            Some(Record {
+                owner: Ownership::Snapshot { .. } | Ownership::Sleeping(_),
+                epoch,
+                ..
+            }) => OwnershipAnswer::Snapshot { epoch },
             None if self.store.last_epoch(&request.id).await? == 0 => OwnershipAnswer::Unknown,
             None => OwnershipAnswer::Released,
         })

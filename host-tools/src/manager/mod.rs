@@ -13,6 +13,8 @@
 //! 11. [`workspace`]: checkpoint and restore.
 //! 12. [`logs`]: a service's log across its moves.
 //! 13. [`http`]: the routes.
+//! 14. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 15. [`tend`]: what is asleep or frozen is looked after, whoever dies.
 
 pub mod address;
 pub mod check;
@@ -25,7 +27,10 @@ pub mod placement;
 pub mod recovery;
 pub mod relocate;
 pub mod services;
+pub mod sleep;
 pub mod state;
+pub mod tend;
+pub mod turns;
 pub mod workspace;
 
 use std::path::PathBuf;

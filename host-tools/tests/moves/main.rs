@@ -3,6 +3,7 @@
 mod faults;
 mod relocation;
 mod scripted;
+mod sleep;
 
 use host_tools::api::{InstanceState, ServiceState};
 use scripted::qemu::{ARGUMENTS, Deed, play};

@@ -250,7 +250,8 @@ impl World {
         self.client().get(&format!("/v1/services/{name}")).await.unwrap()
     }
 
-    fn agent(&self, node: &str) -> Client {
+    /// How to ask a node.
+    pub fn agent(&self, node: &str) -> Client {
         let address = std::fs::read_to_string(self.path(node).join("address")).unwrap();
         Client::new(address.parse().unwrap(), "the node")
     }
