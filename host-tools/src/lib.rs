@@ -3,19 +3,20 @@
 //! The layers, from what has no I/O to what people see:
 //!
 //! 1. [`migration`]: a move as pure logic: the phase table and `step(state, event, now)`.
-//! 2. [`snapshot`]: the snapshot file; everything in it is checked before anything is used.
-//! 3. [`transfer`]: framing and digest of the page stream between two agents.
-//! 4. [`qemu`]: a QEMU process: command line, QMP, console, memory file, death.
-//! 5. [`repository`]: images and snapshots, addressed by content.
-//! 6. [`store`]: who owns which service, under which epoch.
-//! 7. [`wire`]: the one place where connections are opened and accepted.
-//! 8. [`api`]: what manager, agents and commands say to each other.
-//! 9. [`agent`]: the daemon on each QEMU host.
-//! 10. [`manager`]: the daemon that everything a user types goes through.
-//! 11. [`timeline`]: a move as a picture.
-//! 12. [`metrics`]: what a monitoring system is told.
-//! 13. [`trace`]: what daemons say of what they do, and by whose command.
-//! 14. [`cli`]: the commands.
+//! 2. [`holder`]: what answers for a sleeping service: a frame in, at most one out.
+//! 3. [`snapshot`]: the snapshot file; everything in it is checked before anything is used.
+//! 4. [`transfer`]: framing and digest of the page stream between two agents.
+//! 5. [`qemu`]: a QEMU process: command line, QMP, console, memory file, death.
+//! 6. [`repository`]: images and snapshots, addressed by content.
+//! 7. [`store`]: who owns which service, under which epoch.
+//! 8. [`wire`]: the one place where connections are opened and accepted.
+//! 9. [`api`]: what manager, agents and commands say to each other.
+//! 10. [`agent`]: the daemon on each QEMU host.
+//! 11. [`manager`]: the daemon that everything a user types goes through.
+//! 12. [`timeline`]: a move as a picture.
+//! 13. [`metrics`]: what a monitoring system is told.
+//! 14. [`trace`]: what daemons say of what they do, and by whose command.
+//! 15. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
@@ -24,6 +25,7 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod holder;
 pub mod hostnet;
 pub mod lab;
 pub mod manager;

@@ -168,7 +168,7 @@ mod tests {
     fn traceparents() {
         let id: TraceId = PARENT.parse().unwrap();
         assert_eq!(id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(id.traceparent(0xf067_aa0b_a902_b7), PARENT);
+        assert_eq!(id.traceparent(0x00f0_67aa_0ba9_02b7), PARENT);
         let later = PARENT.replacen("00", "01", 1) + "-more";
         assert_eq!(later.parse(), Ok(id));
         for bad in [

@@ -183,7 +183,7 @@ function updateTile(tile, service, live) {
   const move = live.find((move) => move.service === spec.name)
   tile.dataset.state = move ? 'migrating' : service.state
   tile.dataset.service = spec.name
-  text(tile.querySelector('.state'), move ? `moving to ${move.destination}` : STATES[service.state] ?? service.state)
+  text(tile.querySelector('.state'), move ? `moving to ${move.destination}` : service.sleep ? `asleep, ${service.sleep.node} answers` : STATES[service.state] ?? service.state)
   text(tile.querySelector('.connections'), service.connections == null ? '' : plural(service.connections, 'connection'))
   const facts = [
     ['Address', `${spec.ip}/${spec.prefix}, ${spec.mac}`],

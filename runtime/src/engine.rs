@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::task::Waker;
 use std::time::Duration;
 
-use ferry_abi::{Report, Task, Wake};
+use ferry_abi::{Listing, Report, Task, Wake};
 use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
@@ -163,12 +163,12 @@ fn attend() {
 }
 
 /// Parks until there is something to do other than to prepare for a capture. Between the preparation
-/// and the park in which the service is captured nothing runs: a frame taken then could lie in a page
-/// that was reported to hold nothing.
+/// and the park in which the service is captured nothing runs: what was reported is what is captured, and a
+/// frame taken then could lie in a page that was reported to hold nothing.
 fn park(until: u64) -> Wake {
     let mut wake = card::park(until);
     while wake.task == Task::Prepare {
-        prepare();
+        prepare(wake.argument != 0);
         wake = card::park(0);
     }
     wake
@@ -182,7 +182,7 @@ fn perform(wake: Wake) -> bool {
         Task::None | Task::Prepare => {}
         Task::Drain => drain(u64::from(wake.argument)),
         Task::End => end(),
-        Task::Connections => list(),
+        Task::Connections => card::report(Report::Connections(list())),
         // Without a drain before it: frozen and thawed, or captured while the windows were open.
         Task::Reopen | Task::Resume => reopen(wake),
     }
@@ -242,8 +242,11 @@ fn reopen(wake: Wake) {
     });
 }
 
-/// Tells which pages hold no state. The service may be captured in the next park.
-fn prepare() {
+/// Tells which pages hold no state, and if asked to, which connections there are. The service may be
+/// captured in the next park.
+fn prepare(with_connections: bool) {
+    // Before the map, for the same reason: the list needs memory.
+    let connections = if with_connections { list() } else { Listing::default() };
     let mut map = FREE_MAP.borrow_mut();
     let end = ferry_abi::host_machine().portable_end;
     // Sized first: the allocation must not come after the map is drawn.
@@ -256,6 +259,7 @@ fn prepare() {
         addr: map.as_ptr() as u64,
         len: map.len() as u64,
         monotonic_ns: clock::prepare(),
+        connections,
     });
 }
 
@@ -268,7 +272,7 @@ fn mark_free(map: &mut [u8], start: usize, len: usize) {
 }
 
 /// Writes the list of connections where the agent can read it.
-fn list() {
+fn list() -> Listing {
     let mut out = LISTING.borrow_mut();
     out.clear();
     let mut count = 0;
@@ -283,7 +287,7 @@ fn list() {
             }
         }
     });
-    card::report(Report::Connections { addr: out.as_ptr() as u64, len: out.len() as u64, count });
+    Listing { addr: out.as_ptr() as u64, len: out.len() as u64, count }
 }
 
 /// Runs a service's main future to its end, with all that it spawns, on this one thread. An error is

@@ -4,14 +4,15 @@
 //! Before: `cargo build --release -p host-tools`, and the images of `services/` and `tests/services/`
 //! with `--release --target x86_64-unknown-hermit`; `sh tests/run.sh system` does all of it.
 //!
-//! `FERRY_TEST_MOVES` changes how often a service moves in each test (default 20). Measurements are
-//! printed also when the tests pass.
+//! `FERRY_TEST_MOVES` changes how often a service moves in each test (default 20), `FERRY_TEST_SLEEP` how
+//! many seconds a suspended service sleeps (default 40). Measurements are printed also when the tests pass.
 
 mod bad_input;
 mod checkpoint;
 mod drain;
 mod gap;
 mod moves;
+mod sleep;
 mod state;
 mod wire;
 

@@ -1,32 +1,31 @@
 //! An instance into a snapshot, and one from it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferry_protocol::control::{Answer, Order};
 
 use super::destination::micros;
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
-use super::recovery;
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us,
 };
+use crate::holder::HeldTable;
 use crate::migration::phase::DRAIN_LIMIT;
 use crate::snapshot::{MAX_LOG, Meta, Snapshot, write};
 
-/// How long an instance stays frozen for a manager that does not say what becomes of it.
-const KEPT_FROZEN: Duration = Duration::from_secs(60);
 /// Largest snapshot that is fetched, in bytes.
 pub const MAX_SNAPSHOT: usize = 2 << 30;
 
-/// Drains, freezes and captures an instance. It then goes on, or stays frozen with its QEMU stopped
-/// until the manager has the snapshot and says `complete`, or says `abort`.
+/// Drains, freezes and captures an instance. It then goes on, or stays frozen with its QEMU stopped until
+/// the manager, who has the snapshot, ends it or says `abort`. One that is lost hears of the frozen instance
+/// by our reports when it is back, and has it settled.
 ///
 /// # Errors
 /// What did not work; the service then runs on here, unless the message says otherwise.
 pub async fn checkpoint(
-    host: &Arc<Host>,
+    host: &Host,
     instance: &Arc<Instance>,
     request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
@@ -38,21 +37,9 @@ pub async fn checkpoint(
         return Err(ApiError::conflict(format!("`{}` does not run", instance.spec.name)));
     }
     instance.note(|noted| noted.migration = request.id.clone())?;
-    let captured = capture(host, instance, request.leave_running).await;
+    let captured = capture(host, instance, request).await;
     match captured {
-        Ok(checkpoint) => {
-            if !request.leave_running {
-                let (host, instance) = (Arc::clone(host), Arc::clone(instance));
-                tokio::spawn(async move {
-                    tokio::time::sleep(KEPT_FROZEN).await;
-                    // It has ended unless the manager was lost: then it goes on, if it may.
-                    if instance.state() == InstanceState::Frozen {
-                        recovery::settle(&host, &instance).await;
-                    }
-                });
-            }
-            Ok(checkpoint)
-        }
+        Ok(checkpoint) => Ok(checkpoint),
         Err(error) => {
             thaw(instance).await.map_err(|second| {
                 ApiError::failed(format!("{error}; and it could not be thawed: {second}"))
@@ -66,7 +53,7 @@ pub async fn checkpoint(
 async fn capture(
     host: &Host,
     instance: &Arc<Instance>,
-    leave_running: bool,
+    request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
     let timeout_us = DRAIN_LIMIT.as_micros() as u32;
     let order = Order::Drain { timeout_us };
@@ -80,10 +67,15 @@ async fn capture(
         return Err(ApiError::failed("the guest answered freeze with something else"));
     };
     instance.set_state(InstanceState::Frozen);
+    let held = match request.hold {
+        true => Some(held(instance).await?),
+        false => None,
+    };
     let (log_start, log) = instance.console.last(MAX_LOG);
     let meta = Meta {
         spec: instance.spec.clone(),
         connections: drained.connections,
+        held,
         log_start,
         log,
         made_us: now_us(),
@@ -95,7 +87,7 @@ async fn capture(
     });
     let (bytes, pages) = made.await.map_err(ApiError::failed)?.map_err(ApiError::failed)?;
     let mut frozen_us = 0;
-    if leave_running {
+    if request.leave_running {
         thaw(instance).await?;
         frozen_us = micros(begun);
     } else {
@@ -105,6 +97,17 @@ async fn capture(
     let snapshot = host.snapshots.put(&bytes)?;
     let connections = drained.connections;
     Ok(Checkpoint { snapshot, bytes: bytes.len() as u64, pages, connections, frozen_us })
+}
+
+/// What a holder must know of the frozen guest's connections.
+async fn held(instance: &Instance) -> Result<HeldTable, ApiError> {
+    let explained = |what: &str| format!("its connections cannot be held: {what}");
+    let listed = instance
+        .connections()
+        .await
+        .map_err(|error| ApiError { message: explained(&error.message), ..error })?;
+    HeldTable::from_guest(instance.spec.ip, &listed)
+        .map_err(|error| ApiError::failed(explained(&error.to_string())))
 }
 
 /// Lets a frozen instance serve again.

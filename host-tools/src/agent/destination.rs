@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferry_protocol::control::{Answer, Order, State};
+use ferry_protocol::control::{Answer, Order, State, TcpState};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::control::Outstanding;
@@ -285,16 +285,44 @@ pub async fn take_over(instance: &Instance, epoch: u64) -> Result<Taken, ApiErro
     }
 }
 
-/// Lets a standby that was filled from a snapshot take over.
+/// Lets a standby that was filled from a snapshot take over. Doing it twice is harmless.
 ///
 /// # Errors
-/// As [`take_over`].
-pub async fn resume_filled(instance: &Instance, epoch: u64) -> Result<Resumed, ApiError> {
+/// It is no standby, and is not touched; or its guest refused or did not answer, and it was removed.
+pub async fn resume_filled(
+    host: &Host,
+    instance: &Arc<Instance>,
+    epoch: u64,
+) -> Result<Resumed, ApiError> {
     let _busy = instance.busy.lock().await;
-    let Taken { connections, held_frames } = take_over(instance, epoch).await?;
-    instance.console.without_history();
-    note_taken(instance);
-    Ok(Resumed { connections, held_frames })
+    match instance.state() {
+        InstanceState::Standby => {}
+        InstanceState::Running if instance.epoch() == epoch => {
+            // A manager that did not hear the answer asks again.
+            let listed = instance.connections().await?;
+            let open = listed.iter().filter(|it| it.state != TcpState::Listen);
+            return Ok(Resumed { connections: open.count() as u32, held_frames: 0 });
+        }
+        // Among others one that was just taken up: it may run.
+        _ => {
+            let name = &instance.spec.name;
+            return Err(ApiError::conflict(format!("`{name}` does not stand by here")));
+        }
+    }
+    match take_over(instance, epoch).await {
+        Ok(Taken { connections, held_frames }) => {
+            instance.console.without_history();
+            note_taken(instance);
+            Ok(Resumed { connections, held_frames })
+        }
+        Err(error) => {
+            let tail = instance.console.tail();
+            host.end(instance).await?;
+            Err(ApiError::failed(format!(
+                "{error}; the instance was removed; its console said:\n{tail}"
+            )))
+        }
+    }
 }
 
 /// Microseconds since `begun`.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
+use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
@@ -48,6 +49,8 @@ pub struct Host {
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
     known: watch::Sender<bool>,
+    /// Sleeping services that this host answers for.
+    pub(super) holders: Holders,
 }
 
 /// A name on this host: taken while its instance starts.
@@ -93,6 +96,7 @@ impl Host {
         // The guests' control ports lie there.
         std::fs::set_permissions(&run_dir, std::fs::Permissions::from_mode(0o700))
             .map_err(|error| ApiError::failed(format!("{}: {error}", run_dir.display())))?;
+        let holders = Holders::new(run_dir.clone());
         let path = config.state_dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
         let lock =
@@ -117,6 +121,7 @@ impl Host {
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
             known: watch::channel(false).0,
+            holders,
         })
     }
 
@@ -130,6 +135,30 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// QEMU's program.
+    #[must_use]
+    pub fn qemu(&self) -> &str {
+        &self.config.qemu
+    }
+
+    /// How it executes guests.
+    #[must_use]
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// Whether an instance of a service is here, or about to be.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.slots().contains_key(name)
+    }
+
+    /// Whether an image is here.
+    #[must_use]
+    pub fn holds_image(&self, digest: &Digest32) -> bool {
+        self.images.path(digest).exists()
     }
 
     /// A client of the manager with a connection of its own.
@@ -174,6 +203,7 @@ impl Host {
     #[must_use]
     pub fn report(&self) -> NodeReport {
         let (memory_mib, free_mib) = self.memory_mib();
+        let parked = self.instances().iter().filter_map(|it| it.parked()).collect();
         NodeReport {
             name: self.config.name.clone(),
             address: self.address.clone(),
@@ -181,6 +211,8 @@ impl Host {
             memory_mib,
             free_mib,
             accel: self.accel,
+            holding: self.holders.holding(),
+            parked,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,23 +12,33 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use ferry_protocol::control::{Connection, Order};
 use http_body_util::channel::Channel;
+use hyper::Method;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::recovery::{self, Settled};
-use super::{checkpoint, destination, source};
+use super::{check, checkpoint, destination, source};
+use crate::api::check::{DestinationFacts, DestinationQuestion, SourceFacts, SourceQuestion};
 use crate::api::{
-    ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
-    MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
+    ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, HoldRequest, HolderView,
+    Instance, InstanceState, Knock, MoveRequest, NodeReport, ReleaseRequest, ResumeRequest,
+    Resumed, StartRequest,
 };
+use crate::snapshot::MAX_META;
 use crate::trace;
 
 /// Name of the page stream's protocol in the HTTP upgrade.
 pub const TRANSFER_PROTOCOL: &str = "ferry-transfer/1";
 /// How long a service may take to end by itself before its QEMU is killed.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+/// Longest body of a request, in bytes: a table of connections is the largest.
+const MAX_BODY: usize = 2 * MAX_META as usize;
+/// Longest time a manager may take to hear that a client asks for a sleeping service.
+const KNOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Clients ask again after a second (RFC 6298 §2.1), and a service wakes about as fast.
+const KNOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of a log in one chunk.
 const LOG_CHUNK: usize = 64 << 10;
 
@@ -39,6 +49,8 @@ type Result<T> = std::result::Result<T, ApiError>;
 pub fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/v1/node", get(node))
+        .route("/v1/check/source", post(check_source))
+        .route("/v1/check/destination", post(check_destination))
         .route("/v1/instances", get(list).post(start))
         .route("/v1/instances/{name}", get(show).delete(stop))
         .route("/v1/instances/{name}/connections", get(connections))
@@ -46,18 +58,36 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/move", post(move_away))
         .route("/v1/instances/{name}/checkpoint", post(make_checkpoint))
         .route("/v1/instances/{name}/abort", post(abort))
+        .route("/v1/instances/{name}/settle", post(settle))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
         .route("/v1/moves/{id}/events", get(move_events))
+        .route("/v1/holders", get(holders).post(hold))
+        .route("/v1/holders/{name}", axum::routing::delete(release))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
         .merge(super::seeing::routes())
         .layer(axum::middleware::from_fn(crate::trace::serve))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(host)
 }
 
 async fn node(State(host): Shared) -> Json<NodeReport> {
     Json(host.report())
+}
+
+async fn check_source(
+    State(host): Shared,
+    Json(question): Json<SourceQuestion>,
+) -> Json<SourceFacts> {
+    Json(check::source(&host, &question).await)
+}
+
+async fn check_destination(
+    State(host): Shared,
+    Json(question): Json<DestinationQuestion>,
+) -> Json<DestinationFacts> {
+    Json(check::destination(&host, &question).await)
 }
 
 async fn list(State(host): Shared) -> Json<Vec<Instance>> {
@@ -69,15 +99,19 @@ async fn show(State(host): Shared, Path(name): Path<String>) -> Result<Json<Inst
 }
 
 async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result<Json<Instance>> {
-    let instance = match request.snapshot {
-        Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
-        None => {
-            let reservation = host.reserve(&request.spec)?;
-            let kernel = host.ensure_image(&request.spec).await?;
-            host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
-        }
+    // One that is left half started by a manager that was lost would be nobody's.
+    let started = async move {
+        let instance = match request.snapshot {
+            Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
+            None => {
+                let reservation = host.reserve(&request.spec)?;
+                let kernel = host.ensure_image(&request.spec).await?;
+                host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
+            }
+        };
+        Ok(instance.view())
     };
-    Ok(Json(instance.view()))
+    to_the_end(started).await.map(Json)
 }
 
 async fn stop(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
@@ -229,7 +263,8 @@ async fn make_checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     let instance = host.instance(&name)?;
-    Ok(Json(checkpoint::checkpoint(&host, &instance, &request).await?))
+    let made = async move { checkpoint::checkpoint(&host, &instance, &request).await };
+    Ok(Json(to_the_end(made).await?))
 }
 
 /// The manager did not keep the snapshot: the service goes on here, if the store has not given it away.
@@ -247,22 +282,32 @@ async fn abort(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>
     }
 }
 
+/// Decides what becomes of an instance that is frozen or stands by while nobody is at work on it.
+async fn settle(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
+    let instance = host.instance(&name)?;
+    if instance.parked().is_some()
+        && let Ok(_busy) = instance.busy.try_lock()
+    {
+        recovery::attempt(&host, &instance).await?;
+    }
+    Ok(Json(()))
+}
+
 async fn resume(
     State(host): Shared,
     Path(name): Path<String>,
     Json(request): Json<ResumeRequest>,
 ) -> Result<Json<Resumed>> {
     let instance = host.instance(&name)?;
-    match destination::resume_filled(&instance, request.epoch).await {
-        Ok(resumed) => Ok(Json(resumed)),
-        Err(error) => {
-            let tail = instance.console.tail();
-            host.end(&instance).await?;
-            Err(ApiError::failed(format!(
-                "{error}; the instance was removed; its console said:\n{tail}"
-            )))
-        }
-    }
+    let epoch = request.epoch;
+    // Not to be broken off: a guest that goes on while nobody notes it would be taken for a standby.
+    let resumed = async move {
+        // The manager has ended whoever answered for it; here it is made sure of.
+        let id = instance.spec.id.clone();
+        host.holders.release(&ReleaseRequest { id, below: epoch }).await;
+        destination::resume_filled(&host, &instance, epoch).await
+    };
+    to_the_end(resumed).await.map(Json)
 }
 
 async fn resolve(
@@ -273,6 +318,45 @@ async fn resolve(
     Ok(Json(host.resolve(&name, request.epoch).await?))
 }
 
+async fn holders(State(host): Shared) -> Json<Vec<HolderView>> {
+    Json(host.holders.list())
+}
+
+async fn hold(State(host): Shared, Json(request): Json<HoldRequest>) -> Result<Json<HolderView>> {
+    let spec = &request.spec;
+    if let Ok(instance) = host.instance(&spec.name)
+        && instance.spec.id == spec.id
+        && instance.state() == InstanceState::Running
+    {
+        return Err(ApiError::conflict(format!("`{}` runs here: it answers itself", spec.name)));
+    }
+    // Not to be broken off, here and below: a port that nobody knows of would be left.
+    let held = async move {
+        let (knocks, knocked) = mpsc::channel(1);
+        let view = host.holders.begin(host.network(), &request, knocks).await?;
+        tokio::spawn(pass_on(Arc::clone(&host), knocked));
+        Ok(view)
+    };
+    to_the_end(held).await.map(Json)
+}
+
+/// Tells the manager of clients that ask for a service, until its holder ends.
+async fn pass_on(host: Arc<Host>, mut knocked: mpsc::Receiver<(String, Knock)>) {
+    while let Some((name, knock)) = knocked.recv().await {
+        let path = format!("/v1/services/{name}/wake");
+        let told = host.manager().json::<()>(Method::POST, &path, &knock, KNOCK_LIMIT).await;
+        if let Err(error) = told {
+            tracing::warn!("{name}: a client asks for it, and it cannot be woken: {error}");
+        }
+        tokio::time::sleep(KNOCK_INTERVAL).await;
+    }
+}
+
+/// When this is answered, nobody answers for the service under a lower ownership number here.
+async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Result<Json<bool>> {
+    to_the_end(async move { Ok(host.holders.release(&request).await) }).await.map(Json)
+}
+
 async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {
     Ok(host.snapshots.get(&parse(&digest)?)?)
 }
@@ -280,6 +364,13 @@ async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec
 async fn forget_snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Json<()>> {
     host.snapshots.remove(&parse(&digest)?)?;
     Ok(Json(()))
+}
+
+/// Work that goes on when whoever asked for it has gone away.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(ApiError::failed)?
 }
 
 /// A digest in a path.

@@ -10,17 +10,21 @@
 //! 8. [`moves`]: the events of moves, kept so that they can be asked for again.
 //! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 11. [`seeing`]: figures for those who watch.
-//! 12. [`http`]: what the manager and other agents can ask.
+//! 11. [`check`]: what this host could say against a move.
+//! 12. [`holders`]: the sleeping services that this host answers for.
+//! 13. [`seeing`]: figures for those who watch.
+//! 14. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
-//! next one takes them up.
+//! next one takes them up. Holders do not: the manager has them begun again.
 
+pub mod check;
 pub mod checkpoint;
 pub mod console;
 pub mod control;
 pub mod descriptor;
 pub mod destination;
+pub mod holders;
 pub mod host;
 pub mod http;
 pub mod instance;
@@ -87,6 +91,7 @@ pub async fn serve(
     let host = Arc::new(Host::new(config, address.clone(), accel, network)?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
+    host.holders.clear(host.network())?;
     let server = tokio::spawn({
         let router = http::router(Arc::clone(&host));
         async move { axum::serve(listener, router).await }
@@ -99,6 +104,7 @@ pub async fn serve(
     shutdown.await;
     reporter.abort();
     server.abort();
+    host.holders.end_all().await;
     Ok(())
 }
 

@@ -49,6 +49,15 @@ pub trait Port: Send + Sync + Debug {
     /// The tap that QEMU opens; `None` leaves the guest without a NIC.
     fn tap(&self) -> Option<String>;
 
+    /// Opens the guest's side of it in QEMU's place: reads and writes are one frame each, behind a
+    /// virtio-net header of 10 bytes. `None` on a switch without frames.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn frames(&self) -> std::io::Result<Option<std::fs::File>> {
+        Ok(None)
+    }
+
     /// Opens or closes it. What a guest sends to a closed port is dropped, and no address is learned.
     ///
     /// # Errors
@@ -123,6 +132,10 @@ impl Network for BridgeNetwork {
 impl Port for Tap {
     fn tap(&self) -> Option<String> {
         Some(self.name().to_owned())
+    }
+
+    fn frames(&self) -> std::io::Result<Option<std::fs::File>> {
+        self.attach().map(Some)
     }
 
     fn set_open(&self, open: bool) -> Result<(), HostNetError> {

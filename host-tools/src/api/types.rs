@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sleep::{Holding, SleepView};
 use super::spec::{Digest32, ImageRef, ServiceSpec};
+use crate::migration::precopy::Limits;
 use crate::migration::{Outcome, PhaseRecord};
 use crate::qemu::{Accel, Machine};
 
@@ -64,6 +66,9 @@ pub struct Service {
     /// Id of the move that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<String>,
+    /// Who answers for it while it is suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<SleepView>,
 }
 
 /// Where an instance stands, as its agent knows it.
@@ -113,6 +118,12 @@ pub struct NodeReport {
     pub free_mib: u64,
     /// How it executes guests.
     pub accel: Accel,
+    /// Sleeping services that it answers for.
+    #[serde(default)]
+    pub holding: Vec<Holding>,
+    /// Services that are frozen or stand by there, with nobody at work on them.
+    #[serde(default)]
+    pub parked: Vec<Holding>,
 }
 
 /// A node as `node ls` shows it.
@@ -161,6 +172,9 @@ pub struct Resumed {
 pub struct MigrateRequest {
     /// Destination node.
     pub to: String,
+    /// What the user allows.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `POST /v1/instances/{name}/move`: the manager has the source's agent move an instance.
@@ -174,6 +188,9 @@ pub struct MoveRequest {
     pub destination: String,
     /// Its name.
     pub destination_name: String,
+    /// What the user allows.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `POST /v1/migrations/{id}/{commit,settle,take-back}`: the source's agent asks for the ownership.
@@ -209,8 +226,15 @@ pub enum OwnershipAnswer {
         /// The move that is under way.
         migration: Option<String>,
     },
-    /// A snapshot is the service.
+    /// A snapshot is the service, whether somebody answers for it or not.
     Snapshot {
+        /// Ownership number.
+        epoch: u64,
+    },
+    /// A node's, once it runs there; until then a snapshot is the service.
+    Waking {
+        /// Its name.
+        name: String,
         /// Ownership number.
         epoch: u64,
     },
@@ -319,6 +343,9 @@ pub struct CheckpointRequest {
     /// Under which id the record names the checkpoint, if the service ends with it. The manager sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Somebody is to answer for its connections: the snapshot must say what they are.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// What came of a checkpoint.

@@ -24,7 +24,7 @@ pub struct SeenService {
     #[serde(flatten)]
     pub service: Service,
     /// Its TCP connections, listening ports left out. While it moves it is not asked, and this is what it
-    /// said last; `None` if it never has.
+    /// said last; while it sleeps, those that wait for it. `None` if it never has said.
     pub connections: Option<u64>,
 }
 

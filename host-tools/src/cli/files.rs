@@ -134,7 +134,7 @@ pub async fn checkpoint(manager: &Client, args: CheckpointArgs, json: bool) -> D
     }
     let mut progress = Progress::new(!json);
     progress.show("freezing and writing");
-    let request = CheckpointRequest { leave_running: args.leave_running, id: None };
+    let request = CheckpointRequest { leave_running: args.leave_running, id: None, hold: false };
     let path = format!("/v1/services/{}/checkpoint", args.name);
     let made: Checkpoint = manager.json(Method::POST, &path, &request, LONG).await?;
     let kept = |error: ApiError| {

@@ -4,18 +4,22 @@
 //! 2. [`output`]: tables, JSON, and words for errors.
 //! 3. [`daemons`]: `manager` and `agent`.
 //! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
-//! 5. [`moves`]: `migrate`, `migration`, with progress.
-//! 6. [`nodes`]: `node`, `rebalance`.
-//! 7. [`files`]: `checkpoint`, `restore`, `image`.
-//! 8. [`top`] and [`web`]: seeing what happens.
+//! 5. [`mod@check`]: what would be in the way of a move.
+//! 6. [`moves`]: `migrate`, `migration`, with progress.
+//! 7. [`nodes`]: `node`, `rebalance`.
+//! 8. [`files`]: `checkpoint`, `restore`, `image`.
+//! 9. [`sleep`]: `suspend`, `resume`.
+//! 10. [`top`] and [`web`]: seeing what happens.
 
 pub mod args;
+pub mod check;
 pub mod daemons;
 pub mod files;
 pub mod moves;
 pub mod nodes;
 pub mod output;
 pub mod services;
+pub mod sleep;
 pub mod top;
 pub mod web;
 
@@ -24,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub use args::Cli;
-use args::Command;
+use args::{CheckArgs, Command, MigrateArgs};
 
 use crate::api::{ApiError, Client, Problem};
 use crate::trace::{TraceId, under};
@@ -76,12 +80,18 @@ async fn carry_out(cli: Cli) -> Done {
         }
         Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
         Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
+        Command::Check(args) => check::check(&manager(cli.manager)?, args, json).await,
+        Command::Migrate(MigrateArgs { dry_run: true, name, to, .. }) => {
+            check::check(&manager(cli.manager)?, CheckArgs { name, to }, json).await
+        }
         Command::Migrate(args) => moves::migrate(&manager(cli.manager)?, args, json).await,
         Command::Migration { command } => {
             moves::migration(&manager(cli.manager)?, command, json).await
         }
         Command::Checkpoint(args) => files::checkpoint(&manager(cli.manager)?, args, json).await,
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
+        Command::Suspend(args) => sleep::suspend(&manager(cli.manager)?, args, json).await,
+        Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
         Command::Top(args) => top::top(manager(cli.manager)?, args).await,

@@ -13,6 +13,7 @@ use super::Done;
 use super::args::RunArgs;
 use super::files::{file_name, push};
 use super::output::{Progress, Table, age, print, print_json};
+use super::sleep;
 use crate::api::{ApiError, Client, ConnectionLine, RunRequest, Service, ServiceState, now_us};
 use crate::manager::services::START_LIMIT;
 
@@ -128,6 +129,7 @@ pub async fn inspect(manager: &Client, name: &str, json: bool) -> Done {
     ];
     lines.extend(service.reason.clone().map(|reason| ("Reason", reason)));
     lines.extend(service.migration.clone().map(|migration| ("Move", migration)));
+    lines.extend(service.sleep.iter().flat_map(sleep::lines));
     if let Some(instance) = &service.instance {
         lines.push(("QEMU", format!("process {}, {}", instance.pid, instance.accel)));
         lines.push(("Refused", format!("{} frames from the guest", instance.refused_frames)));

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use super::logs;
 use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
-use crate::agent::http::{event_stream, parse};
+use crate::agent::http::{event_stream, parse, to_the_end};
+use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
-    RelocateRequest, Resumed, RunRequest, Service,
+    Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
+    RelocateRequest, Resumed, RunRequest, Service, SuspendRequest, Suspended, WakeRequest,
 };
 use crate::repository::ImageName;
 
@@ -34,9 +35,13 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}", get(service).delete(stop))
         .route("/v1/services/{name}/connections", get(connections))
         .route("/v1/services/{name}/log", get(log))
+        .route("/v1/services/{name}/check", post(check))
         .route("/v1/services/{name}/migrate", post(migrate))
         .route("/v1/services/{name}/ownership", post(ownership))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
+        .route("/v1/services/{name}/suspend", post(suspend))
+        .route("/v1/services/{name}/resume", post(resume))
+        .route("/v1/services/{name}/wake", post(wake))
         .route("/v1/restore", post(restore))
         .route("/v1/snapshots/{digest}", get(snapshot))
         .route("/v1/migrations", get(migrations))
@@ -59,7 +64,8 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
 }
 
 async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
-    manager.report(report).await?;
+    manager.report(report.clone()).await?;
+    tokio::spawn(manager.tend(report));
     Ok(Json(()))
 }
 
@@ -121,12 +127,20 @@ async fn log(
     logs::stream(manager, name, query.follow).await
 }
 
+async fn check(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<CheckRequest>,
+) -> Result<Json<Vec<Finding>>> {
+    Ok(Json(manager.check(&name, &request.to).await?))
+}
+
 async fn migrate(
     State(manager): Shared,
     Path(name): Path<String>,
     Json(request): Json<MigrateRequest>,
 ) -> Result<Response> {
-    let id = manager.migrate(&name, &request.to).await?;
+    let id = manager.migrate(&name, &request.to, request.limits).await?;
     Ok(event_stream(manager.moves.follow(&id)?))
 }
 
@@ -143,7 +157,32 @@ async fn checkpoint(
     Path(name): Path<String>,
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
-    Ok(Json(manager.checkpoint(&name, request).await?))
+    Ok(Json(to_the_end(async move { manager.checkpoint(&name, request).await }).await?))
+}
+
+async fn suspend(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<SuspendRequest>,
+) -> Result<Json<Suspended>> {
+    Ok(Json(to_the_end(async move { manager.suspend(&name, request).await }).await?))
+}
+
+async fn resume(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<WakeRequest>,
+) -> Result<Json<(Service, Resumed)>> {
+    Ok(Json(to_the_end(async move { manager.wake_up(&name, request).await }).await?))
+}
+
+async fn wake(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(knock): Json<Knock>,
+) -> Result<Json<()>> {
+    manager.knock(&name, knock).await?;
+    Ok(Json(()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -157,7 +196,8 @@ async fn restore(
     Query(query): Query<RestoreQuery>,
     body: Bytes,
 ) -> Result<Json<(Service, Resumed)>> {
-    Ok(Json(manager.restore(&body, &query.on, query.name).await?))
+    let restored = async move { manager.restore(&body, &query.on, query.name).await };
+    Ok(Json(to_the_end(restored).await?))
 }
 
 async fn snapshot(State(manager): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {

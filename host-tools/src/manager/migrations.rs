@@ -12,6 +12,7 @@ use crate::api::{
     ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, MoveEvent, MoveRequest,
     OwnershipAnswer, OwnershipRequest,
 };
+use crate::migration::precopy::Limits;
 use crate::migration::{Outcome, Phase};
 use crate::store::{Ownership, Record, Renewal, StoreError};
 use crate::trace;
@@ -24,7 +25,12 @@ impl Manager {
     ///
     /// # Errors
     /// What is in the way; nothing was changed.
-    pub async fn migrate(self: &Arc<Self>, name: &str, to: &str) -> Result<String, ApiError> {
+    pub async fn migrate(
+        self: &Arc<Self>,
+        name: &str,
+        to: &str,
+        limits: Limits,
+    ) -> Result<String, ApiError> {
         let record = self.record(name).await?;
         let source = self.owner(&record)?.to_owned();
         if source == to {
@@ -60,6 +66,7 @@ impl Manager {
             tunnel: number,
             destination,
             destination_name: to.to_owned(),
+            limits,
         };
         let path = format!("/v1/instances/{name}/move");
         match agent.lines(Method::POST, &path, &request).await {
@@ -187,9 +194,14 @@ impl Manager {
             Some(Record { owner: Ownership::Node { name }, epoch, migration, .. }) => {
                 OwnershipAnswer::Node { name, epoch, migration }
             }
-            Some(Record { owner: Ownership::Snapshot { .. }, epoch, .. }) => {
-                OwnershipAnswer::Snapshot { epoch }
+            Some(Record { owner: Ownership::Waking { name, .. }, epoch, .. }) => {
+                OwnershipAnswer::Waking { name, epoch }
             }
+            Some(Record {
+                owner: Ownership::Snapshot { .. } | Ownership::Sleeping(_),
+                epoch,
+                ..
+            }) => OwnershipAnswer::Snapshot { epoch },
             None if self.store.last_epoch(&request.id).await? == 0 => OwnershipAnswer::Unknown,
             None => OwnershipAnswer::Released,
         })

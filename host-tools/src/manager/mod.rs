@@ -7,15 +7,19 @@
 //! 5. [`moves`]: the moves as objects, and what of them is durable.
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
-//! 8. [`placement`]: which node a service goes to.
-//! 9. [`relocate`]: many moves: draining a node, rebalancing.
-//! 10. [`workspace`]: checkpoint and restore.
-//! 11. [`logs`]: a service's log across its moves.
-//! 12. [`overview`] and [`watch`]: the present state and its changes, for those who look.
-//! 13. [`web`]: the page.
-//! 14. [`http`]: the routes.
+//! 8. [`check`]: whether a service could be moved.
+//! 9. [`placement`]: which node a service goes to.
+//! 10. [`relocate`]: many moves: draining a node, rebalancing.
+//! 11. [`workspace`]: checkpoint and restore.
+//! 12. [`logs`]: a service's log across its moves.
+//! 13. [`overview`] and [`watch`]: the present state and its changes, for those who look.
+//! 14. [`web`]: the page.
+//! 15. [`http`]: the routes.
+//! 16. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 17. [`tend`]: what is asleep or frozen is looked after, whoever dies.
 
 pub mod address;
+pub mod check;
 pub mod http;
 pub mod logs;
 pub mod migrations;
@@ -26,7 +30,10 @@ pub mod placement;
 pub mod recovery;
 pub mod relocate;
 pub mod services;
+pub mod sleep;
 pub mod state;
+pub mod tend;
+pub mod turns;
 pub mod watch;
 pub mod web;
 pub mod workspace;

@@ -53,6 +53,9 @@ impl Manager {
 
     /// The number of a service's connections. One that moves has better things to do than to be counted.
     async fn count(&self, service: &Service) -> Option<u64> {
+        if let Some(sleep) = &service.sleep {
+            return Some(u64::from(sleep.connections));
+        }
         if service.state != ServiceState::Running {
             return None;
         }

@@ -10,8 +10,8 @@ use super::state::Manager;
 use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::spec::{check_args, check_name, mac_of};
 use crate::api::{
-    ApiError, ConnectionLine, Instance, InstanceState, Problem, RunRequest, Service, ServiceSpec,
-    ServiceState, StartRequest, now_us,
+    ApiError, ConnectionLine, HolderView, Instance, InstanceState, Problem, ReleaseRequest,
+    RunRequest, Service, ServiceSpec, ServiceState, SleepView, StartRequest, now_us,
 };
 use crate::store::{Ownership, Record};
 
@@ -120,7 +120,14 @@ impl Manager {
     /// # Errors
     /// What did not work, and whether it still runs.
     pub async fn stop(&self, name: &str) -> Result<(), ApiError> {
-        let record = self.record(name).await?;
+        let _turn = self.turns.take(name)?;
+        let mut record = self.record(name).await?;
+        if let Some(sleep) = record.owner.sleep().cloned() {
+            let fence = ReleaseRequest { id: record.spec.id.clone(), below: record.epoch + 1 };
+            self.release_on(&sleep.holder, name, &fence).await?;
+            // Whoever makes a checkpoint has the turn.
+            record = self.let_go(record).await?;
+        }
         if let Some(migration) = &record.migration {
             let message = format!("a move or checkpoint of `{name}` is under way ({migration})");
             return Err(ApiError::conflict(message).hint("stop it when that is over"));
@@ -135,6 +142,9 @@ impl Manager {
             }
         }
         self.store.release(name, record.epoch).await?;
+        if let Some(sleep) = record.owner.sleep() {
+            self.workspace.remove(&sleep.digest)?;
+        }
         self.forget_failure(name);
         Ok(())
     }
@@ -165,6 +175,7 @@ impl Manager {
 
     async fn look(&self, record: Record) -> Service {
         let instance = match record.owner.node() {
+            None if record.owner.sleep().is_some() => return self.look_at_sleeper(record).await,
             None => return view(record, Err(ApiError::not_found("suspended"))),
             Some(node) => match self.nodes.client(node) {
                 Ok(agent) => {
@@ -180,6 +191,34 @@ impl Manager {
             && let Some(reason) = self.failure(&name)
         {
             service.reason = Some(reason);
+        }
+        service
+    }
+
+    async fn look_at_sleeper(&self, record: Record) -> Service {
+        let holder = match record.owner.sleep().map(|sleep| self.nodes.client(&sleep.holder)) {
+            Some(Ok(agent)) => {
+                agent.json::<Vec<HolderView>>(Method::GET, "/v1/holders", &(), LIST_LIMIT).await
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(Vec::new()),
+        };
+        let name = record.spec.name.clone();
+        let (id, epoch) = (record.spec.id.clone(), record.epoch);
+        let mut service = view(record, Err(ApiError::not_found("suspended")));
+        let found = match holder {
+            Ok(all) => all.into_iter().find(|it| it.holding.id == id && it.holding.epoch == epoch),
+            Err(error) => {
+                service.reason = Some(error.message);
+                None
+            }
+        };
+        service.reason = service.reason.or_else(|| match &found {
+            Some(holder) => holder.failure.clone(),
+            None => self.failure(&name).or_else(|| Some("nobody answers for it yet".into())),
+        });
+        if let Some(sleep) = &mut service.sleep {
+            sleep.holder = found;
         }
         service
     }
@@ -211,10 +250,19 @@ impl Manager {
 /// A service as users see it, from what the store and its node say.
 pub(super) fn view(record: Record, instance: Result<Instance, ApiError>) -> Service {
     let node = record.owner.node().map(str::to_owned);
+    let sleep = record.owner.sleep().map(|sleep| SleepView {
+        snapshot: sleep.digest,
+        node: sleep.holder.clone(),
+        on_syn: sleep.on_syn,
+        connections: sleep.connections,
+        since_us: sleep.since_us,
+        holder: None,
+    });
     let (state, reason) = match (&node, &instance) {
         (None, _) => (ServiceState::Suspended, None),
         (_, Ok(instance)) => match instance.state {
             InstanceState::Failed => (ServiceState::Failed, instance.reason.clone()),
+            _ if sleep.is_some() => (ServiceState::Starting, None),
             _ if record.migration.is_some() => (ServiceState::Migrating, None),
             InstanceState::Booting | InstanceState::Standby => (ServiceState::Starting, None),
             InstanceState::Running => (ServiceState::Running, None),
@@ -224,6 +272,7 @@ pub(super) fn view(record: Record, instance: Result<Instance, ApiError>) -> Serv
         },
         (Some(node), Err(error)) => match error.problem {
             Problem::NotFound if record.migration.is_some() => (ServiceState::Migrating, None),
+            Problem::NotFound if sleep.is_some() => (ServiceState::Starting, None),
             Problem::NotFound => {
                 (ServiceState::Failed, Some(format!("node {node} has no instance of it")))
             }
@@ -240,6 +289,7 @@ pub(super) fn view(record: Record, instance: Result<Instance, ApiError>) -> Serv
         created_us: record.created_us,
         instance: instance.ok(),
         migration: record.migration,
+        sleep,
     }
 }
 

@@ -10,10 +10,11 @@ use super::address::Pool;
 use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
 use super::overview::LastLook;
+use super::turns::Turns;
 use crate::api::{ApiError, Digest32, NodeReport};
 use crate::metrics::manager::Metrics;
 use crate::repository::{Blobs, Images};
-use crate::store::{Record, Store};
+use crate::store::{Ownership, Record, Store};
 
 /// Kind of the store's documents that hold moves.
 pub const MIGRATION_DOCUMENT: &str = "migration";
@@ -50,6 +51,8 @@ pub struct Manager {
     pub(super) metrics: Metrics,
     /// What those who watch saw last.
     pub(super) looked: LastLook,
+    /// Who is at work on which service.
+    pub(super) turns: Turns,
     /// Failures of services that are known but not running, by name.
     pub(super) failures: Mutex<BTreeMap<String, String>>,
 }
@@ -90,6 +93,7 @@ impl Manager {
             moves: Moves::new(kept),
             metrics: Metrics::default(),
             looked: LastLook::default(),
+            turns: Turns::default(),
             failures: Mutex::default(),
         })
     }
@@ -121,15 +125,23 @@ impl Manager {
     /// The node that runs a service.
     ///
     /// # Errors
-    /// It lies in a snapshot.
+    /// It lies in a snapshot, or is waking from one.
     pub fn owner<'r>(&self, record: &'r Record) -> Result<&'r str, ApiError> {
-        record.owner.node().ok_or_else(|| {
-            ApiError::conflict(format!(
-                "`{}` is suspended: its state lies in a snapshot",
-                record.spec.name
-            ))
-            .hint("`host-tools restore -i FILE --on NODE` lets it go on")
-        })
+        let name = &record.spec.name;
+        let suspended =
+            || ApiError::conflict(format!("`{name}` is suspended: its state lies in a snapshot"));
+        match &record.owner {
+            Ownership::Node { name } => Ok(name),
+            Ownership::Waking { name: node, .. } => {
+                Err(ApiError::conflict(format!("`{name}` is just waking up on node {node}")))
+            }
+            Ownership::Sleeping(_) => {
+                Err(suspended().hint(format!("`host-tools resume {name}` lets it go on")))
+            }
+            Ownership::Snapshot { .. } => {
+                Err(suspended().hint("`host-tools restore -i FILE --on NODE` lets it go on"))
+            }
+        }
     }
 
     /// Whether a service was started from this image.

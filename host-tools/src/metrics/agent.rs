@@ -112,6 +112,8 @@ mod tests {
             memory_mib: 1024,
             free_mib: 512,
             accel: Accel::Kvm,
+            holding: vec![],
+            parked: vec![],
         };
         let counted = |service: &str, state, connections| Counted {
             service: service.into(),

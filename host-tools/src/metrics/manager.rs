@@ -182,6 +182,8 @@ mod tests {
             memory_mib: 1,
             free_mib: 1,
             accel: Accel::Kvm,
+            holding: vec![],
+            parked: vec![],
         };
         let node =
             |ready, drained| Node { report: report.clone(), seen_ms_ago: None, ready, drained };
@@ -196,6 +198,7 @@ mod tests {
             created_us: 0,
             instance: None,
             migration: None,
+            sleep: None,
         };
         Overview {
             now_us: 0,

@@ -18,11 +18,12 @@ pub use read::{Snapshot, SnapshotError};
 use serde::{Deserialize, Serialize};
 
 use crate::api::ServiceSpec;
+use crate::holder::HeldTable;
 
 /// Pages that are compressed together.
 pub const PAGES_PER_BLOCK: usize = 16;
-/// Longest metadata, in bytes.
-pub const MAX_META: u32 = 64 << 10;
+/// Longest metadata, in bytes: most of it is the table of connections, at most 54 bytes each.
+pub const MAX_META: u32 = 4 << 20;
 /// Longest part of the service's log that is kept with it, in bytes.
 pub const MAX_LOG: u64 = 8 << 10;
 /// Bytes of the digest at the end.
@@ -35,6 +36,9 @@ pub struct Meta {
     pub spec: ServiceSpec,
     /// Connections in it.
     pub connections: u32,
+    /// What somebody must know of them to answer for the service; an older image does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldTable>,
     /// Offset of `log` in the service's whole log.
     #[serde(default)]
     pub log_start: u64,

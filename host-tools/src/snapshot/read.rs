@@ -102,6 +102,9 @@ fn read_meta(bytes: &[u8], header: &Header) -> Result<Meta, SnapshotError> {
     let meta: Meta = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
     check_name(&meta.spec.name).map_err(|error| wrong(error.to_string()))?;
     check_args(&meta.spec.args).map_err(|arg| wrong(format!("argument `{arg}`")))?;
+    if let Some(held) = &meta.held {
+        held.check(meta.spec.ip).map_err(|error| wrong(error.to_string()))?;
+    }
     if meta.spec.image.build_id.0 != header.build_id {
         return Err(wrong("its build id is not the header's".into()));
     }

@@ -1,7 +1,10 @@
 //! All the ways in which a snapshot can be bad.
 
 use super::*;
+use std::net::Ipv4Addr;
+
 use crate::api::{ImageRef, ServiceSpec};
+use crate::holder::HeldTable;
 use crate::qemu::Machine;
 use crate::snapshot::write::snapshot;
 use ferry_protocol::control::Range;
@@ -33,6 +36,10 @@ fn meta() -> Meta {
             args: vec![],
         },
         connections: 3,
+        held: Some(HeldTable {
+            connections: vec![(Ipv4Addr::new(10, 77, 0, 100), 4001, 7, 5, 9).into()],
+            ports: vec![7],
+        }),
         log_start: 7,
         log: "up\n".into(),
         made_us: 5,

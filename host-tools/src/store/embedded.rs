@@ -170,6 +170,12 @@ impl Store for EmbeddedStore {
         self.change_record(move |services, _| {
             let mut record = find_at(services, &name, epoch)?;
             record.migration = match (change, record.migration.take()) {
+                (Renewal::Awake, migration) => {
+                    if let Ownership::Waking { name, .. } = record.owner {
+                        record.owner = Ownership::Node { name };
+                    }
+                    migration
+                }
                 (Renewal::BeginMove { migration }, None) => Some(migration),
                 (Renewal::BeginMove { migration: expected }, Some(other)) => {
                     let found = format!("move {other} is under way");

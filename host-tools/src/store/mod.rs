@@ -10,7 +10,7 @@ pub mod embedded;
 pub mod record;
 
 pub use embedded::EmbeddedStore;
-pub use record::{Ownership, Record};
+pub use record::{Ownership, Record, Sleep};
 
 use std::pin::Pin;
 
@@ -110,4 +110,6 @@ pub enum Renewal {
         /// Its id.
         migration: String,
     },
+    /// A service that was waking runs: its snapshot is no longer what it is.
+    Awake,
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::api::{Digest32, ImageRef, ServiceSpec};
+use crate::holder::OnSyn;
 use crate::qemu::Machine;
+use crate::store::Sleep;
 
 fn node(name: &str) -> Ownership {
     Ownership::Node { name: name.into() }
@@ -88,6 +90,29 @@ async fn after_the_move_was_ended_a_late_commit_fails() {
     store.renew("p", 1, Renewal::EndMove { migration: "m1".into() }).await.unwrap();
     assert!(store.advance("p", 1, Some("m1"), node("b")).await.is_err());
     assert_eq!(store.get("p").await.unwrap().unwrap().owner, node("a"));
+}
+
+#[tokio::test]
+async fn who_wakes_up_forgets_the_sleep_and_nothing_else() {
+    let (_dir, store) = store();
+    store.claim(record("p", 50)).await.unwrap();
+    let sleep = Sleep {
+        digest: Digest32([2; 32]),
+        holder: "a".into(),
+        on_syn: OnSyn::Wake,
+        connections: 3,
+        since_us: 7,
+    };
+    let asleep = Ownership::Sleeping(sleep.clone());
+    let record = store.advance("p", 1, None, asleep.clone()).await.unwrap();
+    assert_eq!((record.owner.node(), record.owner.sleep()), (None, Some(&sleep)));
+    assert_eq!(store.renew("p", 2, Renewal::Awake).await.unwrap().owner, asleep);
+    let waking = Ownership::Waking { name: "b".into(), sleep: sleep.clone() };
+    let record = store.advance("p", 2, None, waking).await.unwrap();
+    assert_eq!((record.owner.node(), record.owner.sleep()), (Some("b"), Some(&sleep)));
+    assert!(store.renew("p", 2, Renewal::Awake).await.is_err());
+    let record = store.renew("p", 3, Renewal::Awake).await.unwrap();
+    assert_eq!((record.epoch, record.owner), (3, node("b")));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use host_tools::api::{InstanceState, Migration, Service, ServiceState};
 use host_tools::migration::Outcome;
 
 use crate::scripted::qemu::{Deed, kill};
+use crate::scripted::random::{Random, from_environment};
 use crate::scripted::world::{World, files};
 use crate::started;
 
@@ -63,8 +64,16 @@ async fn settled_any(world: &World, what: &str) -> (String, u64, Option<Outcome>
     (owner, service.epoch, all.last().and_then(|last| last.result.clone()))
 }
 
-/// A move from `a` in which a guest kills a daemon when it gets an order; then the daemon is started again.
-async fn killed(world: &mut World, victims: &[&str], guest: &str, order: &str, after: bool) {
+/// A command in which a guest, or the switch of a node, kills daemons when it gets an order; then they are
+/// started again.
+pub async fn killed(
+    world: &mut World,
+    command: &[&str],
+    victims: &[&str],
+    node: &str,
+    order: &str,
+    after: bool,
+) {
     let pids: Vec<String> = victims
         .iter()
         .map(|victim| std::fs::read_to_string(world.daemon_pid_file(victim)).unwrap())
@@ -72,13 +81,13 @@ async fn killed(world: &mut World, victims: &[&str], guest: &str, order: &str, a
     let file = world.path("victims");
     std::fs::write(&file, pids.join("\n")).unwrap();
     let deed = if after { Deed::KillAfter(file) } else { Deed::Kill(file) };
-    world.script(guest, &[(order, deed)]);
-    let mut command = world.command(&["migrate", "p", "--to", "b"]);
+    world.script(node, &[(order, deed)]);
+    let mut command = world.command(command);
     let mut user = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     for victim in victims {
         world.until_dead(victim).await;
     }
-    world.script(guest, &[]);
+    world.script(node, &[]);
     for victim in victims {
         world.kill(victim);
     }
@@ -118,7 +127,8 @@ async fn run(cases: &[Case<'_>]) {
         let when = if *after { "after" } else { "at" };
         let what = format!("{} killed {when} {order} of {guest}", victims.join(" and "));
         let begun = Instant::now();
-        killed(&mut world, victims, guest, order, *after).await;
+        let command = ["migrate", "p", "--to", "b"];
+        killed(&mut world, &command, victims, guest, order, *after).await;
         let found = settled(&world, &what).await;
         println!("{what}: {:?}, {} ms", found, begun.elapsed().as_millis());
         check(&what, &found, expected);
@@ -287,23 +297,6 @@ async fn guests_outlive_their_agent_and_its_manager() {
     world.good(&["migrate", "p", "--to", "b"]).await;
     assert_eq!(world.service("p").await.node.as_deref(), Some("b"));
     world.assert_one_at_a_time();
-}
-
-/// Numbers from a seed (Steele, Lea and Flood: SplitMix).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-}
-
-fn from_environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().map_or(otherwise, |text| text.parse().unwrap())
 }
 
 /// `FERRY_FAULT_RUNS` and `FERRY_FAULT_SEED` ask for more runs, and others.

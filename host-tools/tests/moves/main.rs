@@ -4,6 +4,7 @@ mod faults;
 mod relocation;
 mod scripted;
 mod seeing;
+mod sleep;
 
 use host_tools::api::{InstanceState, ServiceState};
 use scripted::qemu::{ARGUMENTS, Deed, play};

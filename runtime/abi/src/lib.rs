@@ -26,10 +26,23 @@ pub enum Task {
     /// List the connections, report [`Report::Connections`].
     Connections = 4,
     /// Write the map of pages without state, report [`Report::Prepared`] and park at once: the next
-    /// [`host_park`] may be the one in which the service is captured.
+    /// [`host_park`] may be the one in which the service is captured. Argument: 1 if the connections are
+    /// to be listed too.
     Prepare = 5,
     /// The service is to end: close every connection in order, report [`Report::Ended`].
     End = 6,
+}
+
+/// Where a list of connections lies: postcard-encoded `ferry_protocol::control::Connection`s.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listing {
+    /// Address of the first byte.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Entries.
+    pub count: u32,
 }
 
 /// What the portable side answers.
@@ -52,15 +65,8 @@ pub enum Report {
         /// Frames that had been held.
         held_frames: u32,
     },
-    /// To [`Task::Connections`]: postcard-encoded `ferry_protocol::control::Connection`s.
-    Connections {
-        /// Address of the first byte.
-        addr: u64,
-        /// Bytes.
-        len: u64,
-        /// Entries.
-        count: u32,
-    },
+    /// To [`Task::Connections`].
+    Connections(Listing),
     /// To [`Task::Prepare`]: one bit per page of the portable region, set where a page holds no state.
     Prepared {
         /// Address of the bitmap.
@@ -69,6 +75,8 @@ pub enum Report {
         len: u64,
         /// Service-monotonic clock, in nanoseconds.
         monotonic_ns: u64,
+        /// The connections as in [`Report::Connections`]; all zero if they were not asked for.
+        connections: Listing,
     },
     /// To [`Task::End`].
     Ended,

@@ -10,7 +10,7 @@
 //! What only the portable side can do (drain, list, reopen) is given to it as a [`Task`]; its
 //! [`Report`] completes the order. One order is in work at a time.
 
-use ferry_abi::{Report, Task, Wake};
+use ferry_abi::{Listing, Report, Task, Wake};
 use ferry_protocol::control::{
     Answer, Drained, FromGuest, Hello, Order, Range, Refusal, Request, State,
 };
@@ -31,6 +31,8 @@ pub struct Control {
     work: Option<(u32, Order)>,
     task: Option<Wake>,
     report: Option<Report>,
+    /// The connections at the freeze, where they were listed.
+    frozen: Option<Listing>,
     /// The last thing on the port was no frame; said once, however long the garbage.
     garbage: bool,
 }
@@ -42,6 +44,7 @@ static CONTROL: Local<Control> = Local::new(Control {
     work: None,
     task: None,
     report: None,
+    frozen: None,
     garbage: false,
 });
 
@@ -133,11 +136,19 @@ impl Control {
                 exports::power_off()
             }
             _ if self.work.is_some() => return answer(id, Answer::Refused(Refusal::Busy)),
+            Order::Connections if self.state == State::Frozen => {
+                let refused = Answer::Refused(Refusal::State(State::Frozen));
+                return answer(id, self.frozen.map_or(refused, connections));
+            }
             _ => {}
         }
         let (task, argument) = match (&order, self.state) {
-            (Order::Scan { .. }, State::Running)
-            | (Order::Freeze { .. }, State::Running | State::Draining) => (Task::Prepare, 0),
+            (Order::Scan { .. }, State::Running) => (Task::Prepare, 0),
+            // A full freeze makes a checkpoint, whose connections somebody may have to hold; a move has
+            // no use for the list, and no time.
+            (Order::Freeze { full }, State::Running | State::Draining) => {
+                (Task::Prepare, u32::from(*full))
+            }
             (Order::Drain { timeout_us }, State::Running) => (Task::Drain, *timeout_us),
             // The argument says whether the service clock has stood still.
             (Order::Thaw, State::Draining) => (Task::Reopen, 0),
@@ -180,16 +191,15 @@ impl Control {
             (Order::Thaw | Order::Resume { .. }, Report::Resumed { connections, held_frames }) => {
                 Answer::Resumed { connections, held_frames }
             }
-            (Order::Connections, Report::Connections { addr, len, count }) => {
-                Answer::Connections { at: Range { addr, len }, count }
-            }
+            (Order::Connections, Report::Connections(listing)) => connections(listing),
             (Order::Shutdown, Report::Ended) => {
                 answer(id, Answer::Done);
                 exports::power_off()
             }
             (Order::Scan { full }, Report::Prepared { addr, len, .. }) => pages(full, addr, len),
-            (Order::Freeze { full }, Report::Prepared { addr, len, monotonic_ns }) => {
+            (Order::Freeze { full }, Report::Prepared { addr, len, monotonic_ns, connections }) => {
                 self.state = State::Frozen;
+                self.frozen = full.then_some(connections);
                 capture::write_header(self.epoch, monotonic_ns);
                 pages(full, addr, len)
             }
@@ -200,6 +210,10 @@ impl Control {
         };
         answer(id, result);
     }
+}
+
+fn connections(Listing { addr, len, count }: Listing) -> Answer {
+    Answer::Connections { at: Range { addr, len }, count }
 }
 
 fn pages(full: bool, addr: u64, len: u64) -> Answer {

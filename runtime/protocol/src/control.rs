@@ -59,7 +59,8 @@ pub enum Order {
         /// The host's wall clock, in nanoseconds since the Unix epoch.
         wall_ns: u64,
     },
-    /// List the connections. Answer: [`Answer::Connections`]. Allowed when running.
+    /// List the connections. Answer: [`Answer::Connections`]. Allowed when running; and when frozen with
+    /// `full`, for then the list was made at that very moment.
     Connections,
     /// End the guest. Answer: [`Answer::Done`], then QEMU exits.
     Shutdown,
@@ -229,4 +230,8 @@ pub struct Connection {
     pub recv_queue: u32,
     /// Bytes written by the service and not yet acknowledged.
     pub send_queue: u32,
+    /// SND.NXT (RFC 9293 §3.3.1): one past the highest sequence number sent; zero for a listener.
+    pub send_next: u32,
+    /// RCV.NXT: all before it was received in order; zero for a listener.
+    pub recv_next: u32,
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ferry_tests::client::transfer::Direction;
-use ferry_tests::client::{Control, End, hold, note, pingpong, print_line, transfer};
+use ferry_tests::client::{
+    Control, End, Manners, hold, note, pingpong, print_line, set_manners, transfer,
+};
 
 /// Clients that check every byte and measure every gap.
 ///
@@ -81,6 +83,23 @@ struct Common {
     /// End after this time; else at the end of standard input
     #[arg(long)]
     seconds: Option<f64>,
+    /// Give a connection up that makes no progress for so long, in seconds
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+    /// TCP keep-alive after so many seconds of silence
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=32767))]
+    keep_alive: Option<u64>,
+}
+
+impl Common {
+    /// Says when and how this process ends; also sets how it treats its connections.
+    fn control(&self) -> Control {
+        set_manners(Manners {
+            patience: Duration::from_secs(self.patience),
+            keep_alive: self.keep_alive.map(Duration::from_secs),
+        });
+        Control::new(self.seconds.map(Duration::from_secs_f64))
+    }
 }
 
 #[derive(Args)]
@@ -159,10 +178,9 @@ fn pass_on(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
 }
 
 async fn run(client: Client) -> End {
-    let control = |common: &Common| Control::new(common.seconds.map(Duration::from_secs_f64));
     match client {
         Client::Pingpong { common, size, think_ms } => {
-            let control = control(&common);
+            let control = common.control();
             let plan = pingpong::Plan {
                 to: common.connect,
                 connections: common.connections,
@@ -172,13 +190,13 @@ async fn run(client: Client) -> End {
             pingpong::run(&plan, control).await
         }
         Client::Note { common, text, interval_ms } => {
-            let control = control(&common);
+            let control = common.control();
             let interval = Duration::from_millis(interval_ms);
             note::run(&note::Plan { to: common.connect, text, interval }, control).await
         }
         Client::Lines { .. } => End::new("lines", 0),
         Client::Hold { common } => {
-            let control = control(&common);
+            let control = common.control();
             hold::run(common.connect, common.connections, control).await
         }
         Client::Download { common, transfer } => {
@@ -191,7 +209,7 @@ async fn run(client: Client) -> End {
 }
 
 async fn move_bytes(direction: Direction, common: Common, args: Transfer) -> End {
-    let control = Control::new(common.seconds.map(Duration::from_secs_f64));
+    let control = common.control();
     let plan = transfer::Plan {
         to: common.connect,
         direction,

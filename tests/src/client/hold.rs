@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Control, End, Failure, Order, PROGRESS_DEADLINE, Window, connect, print_line};
+use super::{Control, End, Failure, Order, Window, connect, patience, print_line};
 use crate::gap::Spread;
 use crate::pattern;
 
@@ -84,7 +84,7 @@ async fn echo(stream: &mut TcpStream, seed: u64) -> Result<(), Failure> {
         stream.write_all(&message).await?;
         stream.read_exact(&mut answer).await.map(drop)
     };
-    match timeout(PROGRESS_DEADLINE, talk).await {
+    match timeout(patience(), talk).await {
         Err(_) => Err(Failure::Stalled { doing: "prove that it lives".into() }),
         Ok(Err(e)) => Err(Failure::of(&e, "prove that it lives")),
         Ok(Ok(())) => match pattern::first_wrong(seed, 0, &answer) {

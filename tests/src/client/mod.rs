@@ -13,8 +13,10 @@ pub mod transfer;
 
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -23,9 +25,39 @@ pub use report::{End, Failure, Window};
 
 /// How long a connection may take to be established.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
-/// How long a client waits for any progress before it gives a connection up. Longer than any gap a test
-/// accepts, shorter than a person's patience.
-pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+/// How clients of this process treat their connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    /// How long a client waits for any progress before it gives a connection up.
+    pub patience: Duration,
+    /// TCP keep-alive: after so much silence, and again after as much; three without an answer end the
+    /// connection.
+    pub keep_alive: Option<Duration>,
+}
+
+impl Default for Manners {
+    /// Longer than any gap a test accepts, shorter than a person's patience.
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(60), keep_alive: None }
+    }
+}
+
+static MANNERS: OnceLock<Manners> = OnceLock::new();
+
+/// Sets the manners of this process; before its first connection, once.
+pub fn set_manners(manners: Manners) {
+    let _ = MANNERS.set(manners);
+}
+
+fn manners() -> Manners {
+    MANNERS.get().copied().unwrap_or_default()
+}
+
+/// How long a client waits for any progress before it gives a connection up.
+#[must_use]
+pub fn patience() -> Duration {
+    manners().patience
+}
 
 /// What ends a client, and what it is asked on the way.
 #[derive(Debug)]
@@ -83,6 +115,12 @@ pub async fn connect(to: SocketAddr, send_buffer: Option<u32>) -> Result<TcpStre
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = send_buffer {
             socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(idle) = manners().keep_alive {
+            socket.set_keepalive(true)?;
+            sockopt::set_tcp_keepidle(&socket, idle)?;
+            sockopt::set_tcp_keepintvl(&socket, idle)?;
+            sockopt::set_tcp_keepcnt(&socket, 3)?;
         }
         socket.connect(to).await
     };

@@ -16,7 +16,7 @@ use yrs::updates::decoder::{Decode, Decoder as _, DecoderV1};
 use yrs::updates::encoder::Encode;
 use yrs::{Doc, GetString, ReadTxn, Text, Transact, Update, encoding::read::Cursor};
 
-use super::{Control, End, Failure, Order, PROGRESS_DEADLINE, Window, connect, print_line};
+use super::{Control, End, Failure, Order, Window, connect, patience, print_line};
 use crate::gap::{Meter, Spread};
 
 /// Tag of a probe (`services/notes/src/wire.rs`).
@@ -108,7 +108,7 @@ impl Person {
     async fn open(to: SocketAddr, id: &str) -> Result<Self, Failure> {
         let stream = connect(to, None).await?;
         let url = format!("ws://{}/api/docs/{id}/live", to.ip());
-        let opening = timeout(PROGRESS_DEADLINE, tokio_tungstenite::client_async(url, stream));
+        let opening = timeout(patience(), tokio_tungstenite::client_async(url, stream));
         let (socket, _) = opening.await.map_err(|_| late("open"))?.map_err(broken)?;
         let mut person = Self { socket, doc: Doc::new() };
         let vector = person.doc.transact().state_vector();
@@ -119,7 +119,7 @@ impl Person {
 
     async fn send(&mut self, message: Message) -> Result<(), Failure> {
         let frame = Frame::Binary(Bytes::from(message.encode_v1()));
-        match timeout(PROGRESS_DEADLINE, self.socket.send(frame)).await {
+        match timeout(patience(), self.socket.send(frame)).await {
             Err(_) => Err(late("send an edit")),
             Ok(sent) => sent.map_err(broken),
         }
@@ -178,7 +178,7 @@ impl Person {
     /// The messages of the next WebSocket message that holds any.
     async fn next(&mut self) -> Result<Vec<Message>, Failure> {
         loop {
-            let frame = timeout(PROGRESS_DEADLINE, self.socket.next()).await;
+            let frame = timeout(patience(), self.socket.next()).await;
             match frame.map_err(|_| late("wait for the service"))? {
                 None => return Err(Failure::Closed { doing: "wait for the service".into() }),
                 Some(Err(error)) => return Err(broken(error)),
@@ -237,7 +237,7 @@ async fn http(to: SocketAddr, what: &str, body: &str) -> Result<String, Failure>
         stream.write_all(head.as_bytes()).await?;
         stream.read_to_end(&mut answer).await
     };
-    timeout(PROGRESS_DEADLINE, exchange)
+    timeout(patience(), exchange)
         .await
         .map_err(|_| late("ask over HTTP"))?
         .map_err(|e| Failure::of(&e, "ask over HTTP"))?;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::{Control, End, Failure, Order, PROGRESS_DEADLINE, Window, connect, print_line};
+use super::{Control, End, Failure, Order, Window, connect, patience, print_line};
 use crate::gap::{Meter, Spread};
 use crate::pattern;
 
@@ -159,7 +159,7 @@ async fn converse(
     }
     // A byte too many would come now; closing first shows whether the service closes in turn.
     stream.shutdown().await.map_err(|e| Failure::of(&e, "close"))?;
-    match timeout(PROGRESS_DEADLINE, stream.read(&mut answer)).await {
+    match timeout(patience(), stream.read(&mut answer)).await {
         Ok(Ok(0)) => Ok(()),
         Ok(Ok(_)) => Err(Failure::Length { wanted: position, got: position + 1 }),
         Ok(Err(e)) => Err(Failure::of(&e, "wait for the other end to close")),
@@ -174,13 +174,13 @@ async fn round_trip(
     state: &Connection,
 ) -> Result<(), Failure> {
     let late = |doing: &str| Failure::Stalled { doing: doing.into() };
-    match timeout(PROGRESS_DEADLINE, stream.write_all(message)).await {
+    match timeout(patience(), stream.write_all(message)).await {
         Err(_) => return Err(late("send a message")),
         Ok(sent) => sent.map_err(|e| Failure::of(&e, "send a message"))?,
     }
     let mut got = 0;
     while got < answer.len() {
-        match timeout(PROGRESS_DEADLINE, stream.read(&mut answer[got..])).await {
+        match timeout(patience(), stream.read(&mut answer[got..])).await {
             Err(_) => return Err(late("wait for an answer")),
             Ok(Err(e)) => return Err(Failure::of(&e, "wait for an answer")),
             Ok(Ok(0)) => return Err(Failure::Closed { doing: "wait for an answer".into() }),

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::{Control, End, Failure, Order, PROGRESS_DEADLINE, Window, connect, print_line};
+use super::{Control, End, Failure, Order, Window, connect, patience, print_line};
 use crate::gap::{Meter, Spread};
 use crate::pattern;
 
@@ -189,7 +189,7 @@ async fn within<T>(
     doing: &'static str,
     what: impl Future<Output = std::io::Result<T>>,
 ) -> Result<T, Failure> {
-    match timeout(PROGRESS_DEADLINE, what).await {
+    match timeout(patience(), what).await {
         Err(_) => Err(Failure::Stalled { doing: doing.into() }),
         Ok(result) => result.map_err(|e| Failure::of(&e, doing)),
     }

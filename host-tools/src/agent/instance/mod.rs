@@ -19,7 +19,7 @@ use super::console::Console;
 use super::control::{Guest, OrderError};
 use super::descriptor::Descriptor;
 use super::network::Port;
-use crate::api::{ApiError, Instance as View, InstanceState, ServiceSpec};
+use crate::api::{ApiError, Holding, Instance as View, InstanceState, ServiceSpec};
 use crate::process::niceness_to_return_to;
 use crate::qemu::ram::RamError;
 use crate::qemu::{RamFile, Vm};
@@ -154,6 +154,16 @@ impl Instance {
     /// Notes the ownership number it runs under.
     pub fn set_epoch(&self, epoch: u64) {
         self.standing().epoch = epoch;
+    }
+
+    /// Its name in reports, if it is frozen or stands by while nobody is at work on it.
+    #[must_use]
+    pub fn parked(&self) -> Option<Holding> {
+        let _busy = self.busy.try_lock().ok()?;
+        let ServiceSpec { name, id, .. } = &self.spec;
+        let Standing { state, epoch, .. } = *self.standing();
+        let parked = matches!(state, InstanceState::Frozen | InstanceState::Standby);
+        parked.then(|| Holding { name: name.clone(), id: id.clone(), epoch })
     }
 
     /// Why QEMU has ended, if it has. The guest's port closes a moment before its process is gone.

@@ -13,7 +13,11 @@
 //!    taken back, nor has the move been closed. One that cannot run is ended, not kept for another day.
 //! 5. The frozen copy is ended only when the record's move is closed after the commit, which is done when the
 //!    destination is known to run; until then it is the only thing that could bring the service back.
-//! 6. Whoever acts holds the instance's `busy` from asking the store to the deed, and everything else that
+//! 6. A standby that was filled from a snapshot is set running by the manager's order alone, which comes when
+//!    the holder, who answers for the sleeping service, has ended. So one that runs although the store says
+//!    "waking" was ordered to, and may; one that stands by waits: the manager orders again, or puts the
+//!    service back to sleep, and then a snapshot is the service and it is ended.
+//! 7. Whoever acts holds the instance's `busy` from asking the store to the deed, and everything else that
 //!    could change the instance (move, checkpoint, stop, resolve) holds it too.
 
 /// Where the guest stands.
@@ -58,8 +62,13 @@ pub enum Word {
     Unknown,
     /// It had the service, and has let it go.
     Released,
-    /// A snapshot is the service.
+    /// A snapshot is the service, whether somebody answers for it or not.
     Stored {
+        /// Ownership number.
+        epoch: u64,
+    },
+    /// This node is to run it from a snapshot, once nobody answers for it any more.
+    Waking {
         /// Ownership number.
         epoch: u64,
     },
@@ -106,8 +115,13 @@ pub fn decide(guest: Guest, noted: Noted, word: Word) -> Decision {
         Word::Released => Decision::End,
         // A store that is older than what this guest was told has been put back from a copy: it may not know
         // of a move that was made since.
-        Word::Stored { epoch } | Word::Owned { epoch, .. } if epoch < noted.epoch => Decision::Keep,
+        Word::Stored { epoch } | Word::Waking { epoch } | Word::Owned { epoch, .. }
+            if epoch < noted.epoch =>
+        {
+            Decision::Keep
+        }
         Word::Stored { .. } => Decision::End,
+        Word::Waking { epoch } => waking(guest, noted, epoch),
         Word::Owned { here: true, epoch, open } => here(guest, noted, epoch, open),
         Word::Owned { here: false, epoch, open } => elsewhere(guest, noted, epoch, open),
     }
@@ -122,6 +136,16 @@ fn here(guest: Guest, noted: Noted, epoch: u64, open: Move) -> Decision {
         Guest::Standby if noted.verified && open == Move::This => Decision::Resume { epoch },
         Guest::Standby => Decision::End,
         Guest::Mute => Decision::Keep,
+    }
+}
+
+fn waking(guest: Guest, noted: Noted, epoch: u64) -> Decision {
+    match guest {
+        // It ran before the snapshot was made.
+        _ if noted.epoch != 0 && noted.epoch < epoch => Decision::End,
+        Guest::Running => Decision::Adopt { epoch },
+        Guest::Quiet => Decision::Thaw { epoch },
+        Guest::Standby | Guest::Mute => Decision::Keep,
     }
 }
 
@@ -147,7 +171,7 @@ mod tests {
     fn words() -> Vec<Word> {
         let mut words = vec![Word::Silent, Word::Unknown, Word::Released];
         for epoch in 0..6 {
-            words.push(Word::Stored { epoch });
+            words.extend([Word::Stored { epoch }, Word::Waking { epoch }]);
             for open in MOVES {
                 words.extend([true, false].map(|here| Word::Owned { here, epoch, open }));
             }
@@ -180,8 +204,10 @@ mod tests {
                 Decision::Keep | Decision::End => None,
             };
             let Some(running) = running else { continue };
-            let Word::Owned { here: true, epoch, open } = word else {
-                panic!("{guest:?} {noted:?} {word:?}: {decision:?}")
+            let (epoch, open) = match word {
+                Word::Owned { here: true, epoch, open } => (epoch, open),
+                Word::Waking { epoch } => (epoch, Move::No),
+                _ => panic!("{guest:?} {noted:?} {word:?}: {decision:?}"),
             };
             assert_eq!(running, epoch);
             assert!(epoch >= noted.epoch, "no epoch is taken back");
@@ -218,6 +244,7 @@ mod tests {
             match word {
                 Word::Released => {}
                 Word::Stored { epoch } => assert!(epoch >= noted.epoch),
+                Word::Waking { epoch } => assert!((1..epoch).contains(&noted.epoch)),
                 Word::Owned { here: true, .. } => assert_eq!(guest, Guest::Standby),
                 Word::Owned { here: false, epoch, open } => {
                     assert!(epoch > noted.epoch);
@@ -225,6 +252,29 @@ mod tests {
                 }
                 Word::Silent | Word::Unknown => panic!("{guest:?} {noted:?}"),
             }
+        }
+    }
+
+    /// What ran under epoch 1, and what was filled from its snapshot, on the node that it wakes on.
+    #[test]
+    fn the_states_of_a_sleep() {
+        let old = Noted { epoch: 1, verified: false };
+        let filled = Noted { epoch: 0, verified: false };
+        let woken = Noted { epoch: 3, verified: false };
+        let asleep = Word::Stored { epoch: 2 };
+        let waking = Word::Waking { epoch: 3 };
+        let asleep_again = Word::Stored { epoch: 4 };
+        for (guest, noted, word, expected) in [
+            (Guest::Quiet, old, asleep, Decision::End),
+            (Guest::Standby, filled, asleep, Decision::End),
+            (Guest::Quiet, old, waking, Decision::End),
+            (Guest::Standby, filled, waking, Decision::Keep),
+            (Guest::Running, filled, waking, Decision::Adopt { epoch: 3 }),
+            (Guest::Running, woken, waking, Decision::Adopt { epoch: 3 }),
+            (Guest::Standby, filled, asleep_again, Decision::End),
+            (Guest::Running, woken, asleep, Decision::Keep),
+        ] {
+            assert_eq!(decide(guest, noted, word), expected, "{guest:?} {noted:?} {word:?}");
         }
     }
 

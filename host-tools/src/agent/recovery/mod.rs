@@ -121,6 +121,7 @@ fn why(guest: Guest, word: Word) -> &'static str {
     match (word, guest) {
         (Word::Released, _) => "the manager has let go of the service",
         (Word::Stored { .. }, _) => "a snapshot is the service",
+        (Word::Waking { .. }, _) => "the service wakes from a snapshot that is newer",
         (_, Guest::Standby) => "it was a standby whose move is over",
         (_, Guest::Running) => "another node owns the service",
         _ => "the service runs on another node",
@@ -180,6 +181,12 @@ fn word(answer: &OwnershipAnswer, host: &Host, descriptor: &Descriptor) -> Word 
         OwnershipAnswer::Unknown => Word::Unknown,
         OwnershipAnswer::Released => Word::Released,
         OwnershipAnswer::Snapshot { epoch } => Word::Stored { epoch: *epoch },
+        OwnershipAnswer::Waking { name, epoch } if name == host.name() => {
+            Word::Waking { epoch: *epoch }
+        }
+        OwnershipAnswer::Waking { epoch, .. } => {
+            Word::Owned { here: false, epoch: *epoch, open: Move::No }
+        }
         OwnershipAnswer::Node { name, epoch, migration } => {
             let open = match migration {
                 None => Move::No,

@@ -17,6 +17,8 @@ fn node(name: &str, ready: bool) -> Node {
         memory_mib: 1024,
         free_mib: 512,
         accel: Accel::Kvm,
+        holding: vec![],
+        parked: vec![],
     };
     Node { report, seen_ms_ago: Some(1), ready, drained: false }
 }
@@ -33,6 +35,7 @@ fn service(name: &str, connections: u64) -> SeenService {
         created_us: 0,
         instance: None,
         migration: None,
+        sleep: None,
     };
     SeenService { service, connections: Some(connections) }
 }

@@ -4,7 +4,9 @@
 //!    its memory in the file it is given, and does what its script says when an order comes.
 //! 2. [`switch`]: what the agents plug their guests into.
 //! 3. [`world`]: manager, agents, and the real `host-tools` command.
+//! 4. [`random`]: numbers that a seed repeats.
 
 pub mod qemu;
+pub mod random;
 pub mod switch;
 pub mod world;

@@ -38,7 +38,7 @@ const CONNECTIONS: u64 = 17 << 20;
 /// Pages of the service's state, spread over the region.
 const STATE_PAGES: u32 = 300;
 
-/// What a guest does when it gets an order (or `ready`, when it boots).
+/// What a guest does when it gets an order (or `ready`, when it boots), and a switch at a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Ends.
@@ -75,7 +75,7 @@ pub fn write_script(dir: &Path, deeds: &[(&str, Deed)]) {
 }
 
 /// Read anew at every order, so that a test can change it while a guest runs.
-fn deed(dir: &Path, order: &str) -> Option<Deed> {
+pub fn deed(dir: &Path, order: &str) -> Option<Deed> {
     let text = std::fs::read_to_string(dir.join("script")).unwrap_or_default();
     let line = text.lines().find(|line| line.split(' ').next() == Some(order))?;
     let mut words = line.split(' ').skip(1);
@@ -365,6 +365,8 @@ impl Guest {
             role: Role::Sending,
             recv_queue: 0,
             send_queue: 64,
+            send_next: 5_000,
+            recv_next: 9_000,
         };
         let mut bytes = Vec::new();
         for port in [4001, 4002] {
@@ -421,7 +423,7 @@ impl Guest {
                 }
                 None => Answer::Refused(Refusal::Header),
             },
-            (Order::Connections, State::Running) => self.connections(),
+            (Order::Connections, State::Running | State::Frozen) => self.connections(),
             (Order::Shutdown, _) => {
                 self.send(&FromGuest::Answer { id: request.id, answer: Answer::Done });
                 std::process::exit(0);

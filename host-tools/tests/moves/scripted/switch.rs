@@ -1,4 +1,5 @@
-//! A switch on paper: its ports are files, and what agents do to them is kept in a journal.
+//! A switch on paper: its ports are files, and what agents do to them is kept in a journal. At a change a
+//! script may have it kill somebody: `plug`, `open`, `close` or `unplug`.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -7,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use host_tools::agent::network::{Copying, End, Network, Port};
 use host_tools::hostnet::HostNetError;
+
+use super::qemu::{Deed, VIOLATIONS, deed, kill};
+use super::world::files;
 
 /// What the agents did to their switches, in order, as `node port deed`.
 #[derive(Clone, Debug)]
@@ -55,15 +59,52 @@ impl PaperSwitch {
 }
 
 impl PaperPort {
+    /// Makes a change, and does what the script says before or after it.
+    fn change<T>(&self, what: &str, deed_of_agent: impl FnOnce() -> T) -> T {
+        let deed = deed(self.file.parent().and_then(Path::parent).unwrap(), what);
+        if let Some(Deed::Kill(file)) = &deed {
+            kill(file);
+        }
+        let done = deed_of_agent();
+        if let Some(Deed::KillAfter(file)) = &deed {
+            kill(file);
+        }
+        done
+    }
+
     /// In one step, like the kernel: the agent may be killed, and tests look at it. Ports of one node are
     /// written side by side.
     fn write(&self, open: bool) {
+        if open {
+            self.check_alone();
+        }
         let directory = self.file.parent().and_then(Path::parent).unwrap();
         let mut next = self.file.file_name().unwrap().to_owned();
         next.push(".part");
         let next = directory.join(next);
         std::fs::write(&next, word(open)).unwrap();
         std::fs::rename(next, &self.file).unwrap();
+    }
+
+    /// Nobody speaks for a service while a holder answers for it.
+    fn check_alone(&self) {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let own = name(&self.file);
+        let service = &own[..own.rfind('-').unwrap()];
+        let world = self.file.ancestors().nth(3).unwrap();
+        for node in ["a", "b"] {
+            for other in files(&world.join(node).join("taps")) {
+                let path = world.join(node).join("taps").join(&other);
+                if path == self.file || !other.starts_with(service) {
+                    continue;
+                }
+                let holds = own.ends_with("-hold") || other.ends_with("-hold");
+                if holds && std::fs::read_to_string(&path).is_ok_and(|word| word == "open") {
+                    let text = format!("{own} opens while {other} is open\n");
+                    std::fs::write(world.join(VIOLATIONS), text).unwrap();
+                }
+            }
+        }
     }
 }
 
@@ -74,7 +115,7 @@ fn word(open: bool) -> &'static str {
 impl Network for PaperSwitch {
     fn plug(&self, name: &str, _mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError> {
         let port = self.port(name);
-        port.write(open);
+        port.change("plug", || port.write(open));
         self.journal.note(&format!("{} plug {}", self.node, word(open)));
         Ok(Box::new(port))
     }
@@ -100,7 +141,7 @@ impl Port for PaperPort {
     }
 
     fn set_open(&self, open: bool) -> Result<(), HostNetError> {
-        self.write(open);
+        self.change(if open { "open" } else { "close" }, || self.write(open));
         self.journal.note(&format!("{} {}", self.node, if open { "open" } else { "close" }));
         Ok(())
     }
@@ -111,7 +152,7 @@ impl Port for PaperPort {
     }
 
     fn unplug(self: Box<Self>) -> Result<(), HostNetError> {
-        std::fs::remove_file(&self.file).unwrap();
+        self.change("unplug", || std::fs::remove_file(&self.file).unwrap());
         self.journal.note(&format!("{} unplug", self.node));
         Ok(())
     }

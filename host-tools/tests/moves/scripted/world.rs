@@ -252,7 +252,7 @@ impl World {
         self.client().get(&format!("/v1/services/{name}")).await.unwrap()
     }
 
-    /// A client of a node's agent.
+    /// How to ask a node.
     pub fn agent(&self, node: &str) -> Client {
         let address = std::fs::read_to_string(self.path(node).join("address")).unwrap();
         Client::new(address.parse().unwrap(), "the node")

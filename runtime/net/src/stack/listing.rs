@@ -20,12 +20,16 @@ impl Stack {
             role: Role::Idle,
             recv_queue: 0,
             send_queue: 0,
+            send_next: 0,
+            recv_next: 0,
         });
         let connections = self.established.iter().map(move |connection| line(local, connection));
-        let waiting = self
-            .time_waits
-            .iter()
-            .map(move |tuple| Line { state: TcpState::TimeWait, ..blank(local, tuple) });
+        let waiting = self.time_waits.iter().map(move |(tuple, entry)| Line {
+            state: TcpState::TimeWait,
+            send_next: entry.seq.0.cast_unsigned(),
+            recv_next: entry.ack.0.cast_unsigned(),
+            ..blank(local, tuple)
+        });
         listeners.chain(connections).chain(waiting)
     }
 
@@ -48,6 +52,8 @@ fn blank(local: [u8; 4], tuple: &Tuple) -> Line {
         role: Role::Idle,
         recv_queue: 0,
         send_queue: 0,
+        send_next: 0,
+        recv_next: 0,
     }
 }
 
@@ -76,6 +82,8 @@ fn line(local: [u8; 4], connection: &Connection) -> Line {
         },
         recv_queue,
         send_queue,
+        send_next: connection.flow.nxt.0.cast_unsigned(),
+        recv_next: connection.flow.rcv_nxt.0.cast_unsigned(),
         ..blank(local, &connection.flow.tuple)
     }
 }

@@ -101,7 +101,7 @@ impl TimeWaits {
     }
 
     /// Those in TIME-WAIT.
-    pub fn iter(&self) -> impl Iterator<Item = &Tuple> {
-        self.entries.iter().filter(|(_, entry)| entry.waits).map(|(tuple, _)| tuple)
+    pub fn iter(&self) -> impl Iterator<Item = (&Tuple, &TimeWait)> {
+        self.entries.iter().filter(|(_, entry)| entry.waits)
     }
 }

@@ -1,0 +1,111 @@
+#!/bin/sh
+# Feeds invented input to everything that decodes what somebody else wrote (tests/fuzz/targets).
+#
+#   sh tests/fuzz.sh [--seconds N] [TARGET...]   N seconds for each target (default 20); all by default
+#   sh tests/fuzz.sh --list                      the targets
+#   sh tests/fuzz.sh --only FILE TARGET          one input, as it was reported
+#
+# Begins with what the encoders themselves write, with inputs that once found something
+# (tests/fuzz/regressions/TARGET) and with what earlier runs on this machine have found worth keeping
+# (target/ferry/fuzz/corpus). Targets run side by side, one for each processor. The last line is
+# "N targets, N failed"; the input that broke a target is in target/ferry/fuzz/found.
+set -eu
+
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+export PATH
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$root/target/ferry/fuzz
+machine=x86_64-unknown-linux-gnu
+programs=$work/$machine/release
+
+targets() {
+  for file in "$root"/tests/fuzz/targets/*.rs; do
+    basename "$file" .rs
+  done
+}
+
+# What libFuzzer needs to see which code an input reaches; proc-macros and build scripts go without.
+build() {
+  flags="-Cpasses=sancov-module"
+  for option in level=4 inline-8bit-counters pc-table trace-compares; do
+    flags="$flags -Cllvm-args=-sanitizer-coverage-$option"
+  done
+  echo "fuzz: building the targets"
+  (cd "$root/tests/fuzz" &&
+    RUSTFLAGS=$flags cargo build --quiet --locked --release --target "$machine" --target-dir "$work")
+}
+
+# Longest input, in bytes: what a message of the kind can need.
+longest() {
+  case $1 in
+    snapshot | image | records | requests) echo 16384 ;;
+    *) echo 2048 ;;
+  esac
+}
+
+# fuzz TARGET SECONDS: one target; says how it went in one line.
+fuzz() {
+  target=$1
+  mkdir -p "$work/corpus/$target" "$work/found" "$work/log"
+  log=$work/log/$target.log
+  regressions=$root/tests/fuzz/regressions/$target
+  set -- "$work/seeds/$target" -max_total_time="$2" -timeout=10 -rss_limit_mb=1024 \
+    -max_len="$(longest "$target")" -artifact_prefix="$work/found/$target-" -print_final_stats=1
+  [ ! -d "$regressions" ] || set -- "$regressions" "$@"
+  # The first folder takes what is found on the way.
+  if "$programs/$target" "$work/corpus/$target" "$@" >"$log" 2>&1; then
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    reached=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
+    echo "fuzz: $target: $runs inputs, $reached places in the code reached"
+  else
+    echo "fuzz: $target FAILED; its last lines ($log has all):"
+    grep -v '^stat::' "$log" | tail -n 25
+    touch "$work/failed/$target"
+  fi
+}
+
+seconds=20
+only=
+case ${1-} in
+  --list)
+    targets
+    exit ;;
+  --seconds)
+    seconds=$2
+    shift 2 ;;
+  --only)
+    only=$2
+    shift 2 ;;
+  --one)
+    fuzz "$2" "$3"
+    exit ;;
+  -*)
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    exit 2 ;;
+esac
+case $seconds in
+  '' | *[!0-9]*)
+    echo "fuzz: --seconds wants a number, not \`$seconds'" >&2
+    exit 2 ;;
+esac
+for target; do
+  if [ ! -e "$root/tests/fuzz/targets/$target.rs" ]; then
+    echo "fuzz: there is no target \`$target'; there are: $(targets | tr '\n' ' ')" >&2
+    exit 2
+  fi
+done
+
+build
+if [ -n "$only" ]; then
+  exec "$programs/${1:?fuzz: --only FILE TARGET}" "$only"
+fi
+rm -rf "$work/seeds" "$work/failed"
+mkdir -p "$work/failed"
+FERRY_FUZZ_SEEDS=$work/seeds "$programs/seeds" 2>/dev/null
+# shellcheck disable=SC2046 # a list of words
+[ $# -gt 0 ] || set -- $(targets)
+echo "fuzz: $# targets, $seconds s each"
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' sh "$0" --one '{}' "$seconds"
+failed=$(find "$work/failed" -type f | wc -l)
+echo "$# targets, $failed failed"
+[ "$failed" -eq 0 ]
