@@ -124,7 +124,7 @@ pub fn run(rig: &Rig, plan: &Plan) -> Outcome {
             runs: known.is_some_and(whole),
             instances: instances(&cast, mac),
             speakers: turns.iter().map(|(node, _)| node.clone()).collect(),
-            resets: spoken.iter().filter(|frame| frame.reset).count(),
+            resets: wire::resets(&spoken),
             clients: ends.get(service.name).cloned().unwrap_or_default(),
             probe: probes[index].clone(),
         };
@@ -244,7 +244,8 @@ fn ending(migration: Option<&Value>) -> (Ending, String) {
     let Some(migration) = migration else { return (Ending::None, "no move".into()) };
     let result = &migration["result"];
     let phase = result["phase"].as_str().unwrap_or_default();
-    let told = |name: &str| format!("{name} {phase}: {}", result["reason"].as_str().unwrap_or_default());
+    let told =
+        |name: &str| format!("{name} {phase}: {}", result["reason"].as_str().unwrap_or_default());
     match result["outcome"].as_str() {
         Some("moved") => (Ending::Moved, "moved".into()),
         Some("kept") => (Ending::Kept, told("kept in")),

@@ -134,18 +134,19 @@ impl Random {
 
 fn fault(random: &mut Random) -> Fault {
     use Part::{Destination, Manager, Source};
-    let target = match random.below(12) {
+    let target = match random.below(13) {
         0 => Target::SourceQemu,
-        1 => Target::DestinationQemu,
-        2 | 3 => Target::SourceAgent,
-        4 | 5 => Target::DestinationAgent,
-        6 | 7 => Target::Manager,
-        8 => Target::Between(Source, Destination),
-        9 => Target::Between(Source, Manager),
-        10 => Target::Between(Destination, Manager),
+        1 | 2 => Target::DestinationQemu,
+        3 | 4 => Target::SourceAgent,
+        5 | 6 => Target::DestinationAgent,
+        7 | 8 => Target::Manager,
+        9 => Target::Between(Source, Destination),
+        10 => Target::Between(Source, Manager),
+        11 => Target::Between(Destination, Manager),
         _ => Target::Cable(if random.below(2) == 0 { Source } else { Destination }),
     };
-    let while_of = |random: &mut Random, most_ms| Duration::from_millis(200 + random.below(most_ms));
+    let while_of =
+        |random: &mut Random, most_ms| Duration::from_millis(200 + random.below(most_ms));
     let deed = match target {
         Target::Between(..) | Target::Cable(_) => Deed::Cut(while_of(random, 3_000)),
         _ if random.below(2) == 0 => Deed::Kill(while_of(random, 1_000)),

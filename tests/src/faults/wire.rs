@@ -5,6 +5,7 @@
 //! `LINUX_SLL2`): each frame is preceded by 20 bytes that hold the index of the port, and the sender's
 //! address on the wire.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::trace::pcap::Frame;
@@ -15,8 +16,9 @@ const HEADER_LEN: usize = 20;
 const IPV4: [u8; 2] = [0x08, 0x00];
 /// TCP's number in an IPv4 header.
 const TCP: u8 = 6;
-/// RST, in the flags of a TCP header.
+/// Flags of a TCP header.
 const RST: u8 = 0x04;
+const SYN: u8 = 0x02;
 
 /// A frame that a service sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub struct Spoken {
     pub at: Duration,
     /// The index of the switch's port.
     pub port: u32,
-    /// Whether it was a TCP segment with RST.
-    pub reset: bool,
+    /// Of a TCP segment: the other end's port, and the flags.
+    pub tcp: Option<(u16, u8)>,
 }
 
 /// What `mac` sent, in order of arrival.
@@ -41,14 +43,30 @@ fn parse(frame: &Frame<'_>, mac: [u8; 6]) -> Option<Spoken> {
         return None;
     }
     let port = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    Some(Spoken { at: frame.at, port, reset: header[..2] == IPV4 && resets(body) })
+    let tcp = if header[..2] == IPV4 { tcp(body) } else { None };
+    Some(Spoken { at: frame.at, port, tcp })
 }
 
-fn resets(packet: &[u8]) -> bool {
-    let Some(first) = packet.first() else { return false };
-    let header_len = usize::from(first & 15) * 4;
-    packet.get(9) == Some(&TCP)
-        && packet.get(header_len + 13).is_some_and(|flags| flags & RST != 0)
+fn tcp(packet: &[u8]) -> Option<(u16, u8)> {
+    let header_len = usize::from(packet.first()? & 15) * 4;
+    let segment = packet.get(header_len..).filter(|_| packet.get(9) == Some(&TCP))?;
+    let to = segment.get(2..4)?;
+    Some((u16::from_be_bytes([to[0], to[1]]), *segment.get(13)?))
+}
+
+/// How many RST went to connections that were opened in this capture. Those of clients of an instance that was
+/// killed before it have nothing to do with this run: their kernel still asks, and RST is the right answer.
+#[must_use]
+pub fn resets(spoken: &[Spoken]) -> usize {
+    let mut opened = BTreeSet::new();
+    let mut resets = 0;
+    for (port, flags) in spoken.iter().filter_map(|frame| frame.tcp) {
+        if flags & SYN != 0 {
+            opened.insert(port);
+        }
+        resets += usize::from(flags & RST != 0 && opened.contains(&port));
+    }
+    resets
 }
 
 /// A time in which all frames came from one port.
@@ -74,12 +92,7 @@ pub fn turns(spoken: &[Spoken]) -> Vec<Turn> {
                 turn.until = frame.at;
                 turn.frames += 1;
             }
-            _ => turns.push(Turn {
-                port: frame.port,
-                from: frame.at,
-                until: frame.at,
-                frames: 1,
-            }),
+            _ => turns.push(Turn { port: frame.port, from: frame.at, until: frame.at, frames: 1 }),
         }
     }
     turns
@@ -106,8 +119,10 @@ mod tests {
     #[test]
     fn frames_are_told_by_port_and_sender() {
         let other = [2, 0xfe, 0, 0, 0, 100];
-        let all = [(5, MAC, 0x10), (4, other, 0x04), (6, MAC, 0x14), (6, MAC, 0x10), (5, MAC, 0x10)];
-        let bytes: Vec<_> = all.iter().map(|(port, mac, flags)| segment(*port, *mac, *flags)).collect();
+        let all =
+            [(5, MAC, 0x10), (4, other, 0x04), (6, MAC, 0x14), (6, MAC, 0x10), (5, MAC, 0x10)];
+        let bytes: Vec<_> =
+            all.iter().map(|(port, mac, flags)| segment(*port, *mac, *flags)).collect();
         let frames: Vec<_> = bytes
             .iter()
             .enumerate()
@@ -115,11 +130,17 @@ mod tests {
             .collect();
         let spoken = spoken(&frames, MAC);
         assert_eq!(spoken.len(), 4, "the client's own is not the service's");
-        assert_eq!(spoken.iter().filter(|frame| frame.reset).count(), 1);
+        assert_eq!(spoken[1].tcp, Some((0x8df0, 0x14)));
+        assert_eq!(resets(&spoken), 0, "its connection was opened before");
+        let opened = Spoken { tcp: Some((0x8df0, 0x12)), ..spoken[0] };
+        assert_eq!(resets(&[&[opened], &spoken[..]].concat()), 1);
         let turns = turns(&spoken);
         let ports: Vec<_> = turns.iter().map(|turn| (turn.port, turn.frames)).collect();
         assert_eq!(ports, [(5, 1), (6, 2), (5, 1)]);
-        assert_eq!((turns[1].from, turns[1].until), (Duration::from_millis(2), Duration::from_millis(3)));
+        assert_eq!(
+            (turns[1].from, turns[1].until),
+            (Duration::from_millis(2), Duration::from_millis(3))
+        );
     }
 
     #[test]
@@ -129,7 +150,8 @@ mod tests {
             let frame = Frame { at: Duration::ZERO, bytes: &whole[..len] };
             let found = parse(&frame, MAC);
             assert_eq!(found.is_some(), len >= HEADER_LEN, "{len}");
-            assert!(found.is_none_or(|spoken| !spoken.reset || len > HEADER_LEN + 33));
+            let tcp = found.and_then(|spoken| spoken.tcp);
+            assert_eq!(tcp.is_some(), len > HEADER_LEN + 33, "{len}");
         }
     }
 }
