@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use ferry_protocol::control::{Connection, Order};
@@ -47,6 +47,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/abort", post(abort))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/moves/{id}", delete(cancel_move))
         .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
@@ -197,6 +198,15 @@ async fn move_events(State(host): Shared, Path(id): Path<String>) -> Result<Resp
         ApiError::not_found(format!("no move `{id}` since this agent was started"))
     })?;
     Ok(event_stream(log.follow()))
+}
+
+/// The store has said that the move does not commit any more: there is nothing left to do it for.
+async fn cancel_move(State(host): Shared, Path(id): Path<String>) -> Result<Json<()>> {
+    host.moves
+        .get(&id)
+        .ok_or_else(|| ApiError::not_found(format!("no move `{id}` since this agent was started")))?
+        .cancel();
+    Ok(Json(()))
 }
 
 /// Events as lines of JSON.

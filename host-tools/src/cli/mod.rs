@@ -4,13 +4,15 @@
 //! 2. [`output`]: tables, JSON, and words for errors.
 //! 3. [`daemons`]: `manager` and `agent`.
 //! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
-//! 5. [`moves`]: `migrate`, `migration`, with progress.
-//! 6. [`nodes`]: `node`, `rebalance`.
-//! 7. [`files`]: `checkpoint`, `restore`, `image`.
+//! 5. [`moves`]: `migrate`, `migration ls` and `show`.
+//! 6. [`follow`]: `migration watch` and `cancel`: a move that is under way, with progress.
+//! 7. [`nodes`]: `node`, `rebalance`.
+//! 8. [`files`]: `checkpoint`, `restore`, `image`.
 
 pub mod args;
 pub mod daemons;
 pub mod files;
+pub mod follow;
 pub mod moves;
 pub mod nodes;
 pub mod output;
@@ -66,7 +68,9 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Logs { name, follow } => {
             services::logs(&manager(cli.manager)?, &name, follow).await
         }
-        Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
+        Command::Stop { name, host_is_gone } => {
+            services::stop(&manager(cli.manager)?, &name, host_is_gone.as_deref(), json).await
+        }
         Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
         Command::Migrate(args) => moves::migrate(&manager(cli.manager)?, args, json).await,
         Command::Migration { command } => {

@@ -14,9 +14,9 @@ use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
 use crate::api::{
-    ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
-    RelocateRequest, Resumed, RunRequest, Service,
+    ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
+    ConnectionLine, Image, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer,
+    OwnershipRequest, RelocateRequest, Resumed, RunRequest, Service,
 };
 use crate::repository::ImageName;
 
@@ -42,6 +42,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/migrations", get(migrations))
         .route("/v1/migrations/{id}", get(migration))
         .route("/v1/migrations/{id}/events", get(events))
+        .route("/v1/migrations/{id}/cancel", post(cancel))
         .route("/v1/migrations/{id}/commit", post(commit))
         .route("/v1/migrations/{id}/settle", post(settle))
         .route("/v1/migrations/{id}/take-back", post(take_back))
@@ -93,8 +94,17 @@ async fn service(State(manager): Shared, Path(name): Path<String>) -> Result<Jso
     Ok(Json(manager.service(&name).await?))
 }
 
-async fn stop(State(manager): Shared, Path(name): Path<String>) -> Result<Json<()>> {
-    manager.stop(&name).await?;
+#[derive(Debug, Deserialize)]
+struct StopQuery {
+    host_is_gone: Option<String>,
+}
+
+async fn stop(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<Json<()>> {
+    manager.stop(&name, query.host_is_gone.as_deref()).await?;
     Ok(Json(()))
 }
 
@@ -172,6 +182,14 @@ async fn migration(State(manager): Shared, Path(id): Path<String>) -> Result<Jso
 
 async fn events(State(manager): Shared, Path(id): Path<String>) -> Result<Response> {
     Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn cancel(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CancelRequest>,
+) -> Result<Json<()>> {
+    Ok(Json(manager.cancel(&id, request).await?))
 }
 
 async fn commit(

@@ -7,13 +7,15 @@
 //! 5. [`moves`]: the moves as objects, and what of them is durable.
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
-//! 8. [`placement`]: which node a service goes to.
-//! 9. [`relocate`]: many moves: draining a node, rebalancing.
-//! 10. [`workspace`]: checkpoint and restore.
-//! 11. [`logs`]: a service's log across its moves.
-//! 12. [`http`]: the routes.
+//! 8. [`standing`]: where a move stands, by the record alone; [`cancel`]: ending a move on a user's word.
+//! 9. [`placement`]: which node a service goes to.
+//! 10. [`relocate`]: many moves: draining a node, rebalancing.
+//! 11. [`workspace`]: checkpoint and restore.
+//! 12. [`logs`]: a service's log across its moves.
+//! 13. [`http`]: the routes.
 
 pub mod address;
+pub mod cancel;
 pub mod http;
 pub mod logs;
 pub mod migrations;
@@ -23,6 +25,7 @@ pub mod placement;
 pub mod recovery;
 pub mod relocate;
 pub mod services;
+mod standing;
 pub mod state;
 pub mod workspace;
 

@@ -353,7 +353,7 @@ impl Machine {
                 }
                 (Some(phase), E::DestinationSilent { reason }) => self.undo(phase, reason, now_us),
                 (Some(phase), E::Deadline) => self.undo(phase, overdue(phase), now_us),
-                (Some(phase), E::Cancel) => self.undo(phase, "cancelled".into(), now_us),
+                (Some(phase), E::Cancel) => self.undo(phase, "it was cancelled".into(), now_us),
                 _ => Vec::new(),
             },
             _ => Vec::new(),
