@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use ferry_protocol::control::{Connection, Order};
@@ -60,6 +60,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/settle", post(settle))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/moves/{id}", delete(cancel_move))
         .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/holders", get(holders).post(hold))
         .route("/v1/holders/{name}", axum::routing::delete(release))
@@ -231,6 +232,15 @@ async fn move_events(State(host): Shared, Path(id): Path<String>) -> Result<Resp
         ApiError::not_found(format!("no move `{id}` since this agent was started"))
     })?;
     Ok(event_stream(log.follow()))
+}
+
+/// The store has said that the move does not commit any more: there is nothing left to do it for.
+async fn cancel_move(State(host): Shared, Path(id): Path<String>) -> Result<Json<()>> {
+    host.moves
+        .get(&id)
+        .ok_or_else(|| ApiError::not_found(format!("no move `{id}` since this agent was started")))?
+        .cancel();
+    Ok(Json(()))
 }
 
 /// Events as lines of JSON.

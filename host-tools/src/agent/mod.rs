@@ -34,7 +34,7 @@ pub mod source;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use host::Host;
 pub use network::{BridgeNetwork, Network};
@@ -47,6 +47,9 @@ use crate::wire::{self, Address};
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// How often it tries while the manager does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Silence after which the manager may have taken this node for gone, and a user may have said so.
+const SILENCE: Duration = Duration::from_secs(2 * REPORT_INTERVAL.as_secs());
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -107,9 +110,11 @@ pub async fn serve(
 }
 
 /// Tells the manager every few seconds that this node is there; more often while it does not answer, so
-/// that a manager that was started again knows its nodes soon.
+/// that a manager that was started again knows its nodes soon. After a silence, whoever caused it, what runs
+/// here may belong to another node.
 async fn report_forever(host: Arc<Host>, client: Client) {
     let mut reached = true;
+    let (mut told_at, mut in_doubt) = (Instant::now(), false);
     loop {
         let report = host.report();
         let told: Result<(), ApiError> =
@@ -121,6 +126,9 @@ async fn report_forever(host: Arc<Host>, client: Client) {
                 }
                 reached = true;
                 host.set_known();
+                in_doubt |= told_at.elapsed() > SILENCE;
+                in_doubt = in_doubt && !recovery::recheck::all(&host).await;
+                told_at = Instant::now();
             }
             Err(error) if reached => {
                 eprintln!("{error}; guests run on, trying again");

@@ -200,6 +200,14 @@ pub struct CommitRequest {
     pub epoch: u64,
 }
 
+/// `POST /v1/migrations/{id}/cancel`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// A node that never comes back, as a user says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_is_gone: Option<String>,
+}
+
 /// `POST /v1/services/{name}/ownership`: an agent asks whose a service is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OwnershipRequest {

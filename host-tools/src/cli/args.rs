@@ -89,6 +89,12 @@ pub enum Command {
     Stop {
         /// Name of the service
         name: String,
+        /// Its node is silent and never comes back: forget what runs there
+        ///
+        /// The node's agent, if it returns all the same, ends it. Until then it may still answer clients: make
+        /// sure that the machine is off before you start the service elsewhere.
+        #[arg(long, value_name = "NODE")]
+        host_is_gone: Option<String>,
     },
     /// List a service's TCP connections
     Conns {
@@ -357,6 +363,29 @@ pub enum MigrationCommand {
         /// Draw the phases of the move
         #[arg(long, value_name = "FILE.svg")]
         timeline: Option<PathBuf>,
+    },
+    /// Follow a move to its end
+    #[command(after_help = EXIT_CODES)]
+    Watch {
+        /// Id of the move
+        id: String,
+    },
+    /// End a move that has not committed; the service stays where it is, its connections open
+    #[command(
+        after_help = "Exit code 0: the service serves on its source. 4: the move is over or has \
+                      committed, nothing was changed."
+    )]
+    Cancel {
+        /// Id of the move
+        id: String,
+        /// This node of the move is silent and never comes back: decide without it
+        ///
+        /// After the commit, the source's copy goes on in place of a destination that is gone; clients may see
+        /// an older state of their connections if the destination has spoken to them. A service on a source
+        /// that is gone is lost until that returns. The node's agent, if it returns all the same, ends what
+        /// no longer belongs to it. Until then it may still answer clients: make sure that the machine is off.
+        #[arg(long, value_name = "NODE")]
+        host_is_gone: Option<String>,
     },
 }
 

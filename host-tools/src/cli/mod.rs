@@ -9,11 +9,13 @@
 //! 7. [`nodes`]: `node`, `rebalance`.
 //! 8. [`files`]: `checkpoint`, `restore`, `image`.
 //! 9. [`sleep`]: `suspend`, `resume`.
+//! 10. [`follow`]: `migration watch` and `cancel`: a move that is under way, with progress.
 
 pub mod args;
 pub mod check;
 pub mod daemons;
 pub mod files;
+pub mod follow;
 pub mod moves;
 pub mod nodes;
 pub mod output;
@@ -70,7 +72,9 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Logs { name, follow } => {
             services::logs(&manager(cli.manager)?, &name, follow).await
         }
-        Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
+        Command::Stop { name, host_is_gone } => {
+            services::stop(&manager(cli.manager)?, &name, host_is_gone.as_deref(), json).await
+        }
         Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
         Command::Check(args) => check::check(&manager(cli.manager)?, args, json).await,
         Command::Migrate(MigrateArgs { dry_run: true, name, to, .. }) => {

@@ -15,9 +15,10 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse, to_the_end};
 use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
-    ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
-    RelocateRequest, Resumed, RunRequest, Service, SuspendRequest, Suspended, WakeRequest,
+    ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
+    ConnectionLine, Image, Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer,
+    OwnershipRequest, RelocateRequest, Resumed, RunRequest, Service, SuspendRequest, Suspended,
+    WakeRequest,
 };
 use crate::repository::ImageName;
 
@@ -47,6 +48,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/migrations", get(migrations))
         .route("/v1/migrations/{id}", get(migration))
         .route("/v1/migrations/{id}/events", get(events))
+        .route("/v1/migrations/{id}/cancel", post(cancel))
         .route("/v1/migrations/{id}/commit", post(commit))
         .route("/v1/migrations/{id}/settle", post(settle))
         .route("/v1/migrations/{id}/take-back", post(take_back))
@@ -99,8 +101,17 @@ async fn service(State(manager): Shared, Path(name): Path<String>) -> Result<Jso
     Ok(Json(manager.service(&name).await?))
 }
 
-async fn stop(State(manager): Shared, Path(name): Path<String>) -> Result<Json<()>> {
-    manager.stop(&name).await?;
+#[derive(Debug, Deserialize)]
+struct StopQuery {
+    host_is_gone: Option<String>,
+}
+
+async fn stop(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<Json<()>> {
+    manager.stop(&name, query.host_is_gone.as_deref()).await?;
     Ok(Json(()))
 }
 
@@ -212,6 +223,14 @@ async fn migration(State(manager): Shared, Path(id): Path<String>) -> Result<Jso
 
 async fn events(State(manager): Shared, Path(id): Path<String>) -> Result<Response> {
     Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn cancel(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CancelRequest>,
+) -> Result<Json<()>> {
+    Ok(Json(manager.cancel(&id, request).await?))
 }
 
 async fn commit(

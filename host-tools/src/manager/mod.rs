@@ -8,15 +8,17 @@
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
 //! 8. [`check`]: whether a service could be moved.
-//! 9. [`placement`]: which node a service goes to.
-//! 10. [`relocate`]: many moves: draining a node, rebalancing.
-//! 11. [`workspace`]: checkpoint and restore.
-//! 12. [`logs`]: a service's log across its moves.
-//! 13. [`http`]: the routes.
-//! 14. [`sleep`]: suspend and resume, one at a time by [`turns`].
-//! 15. [`tend`]: what is asleep or frozen is looked after, whoever dies.
+//! 9. [`standing`]: where a move stands, by the record alone; [`cancel`]: ending a move on a user's word.
+//! 10. [`placement`]: which node a service goes to.
+//! 11. [`relocate`]: many moves: draining a node, rebalancing.
+//! 12. [`workspace`]: checkpoint and restore.
+//! 13. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 14. [`tend`]: what is asleep or frozen is looked after, whoever dies.
+//! 15. [`logs`]: a service's log across its moves.
+//! 16. [`http`]: the routes.
 
 pub mod address;
+pub mod cancel;
 pub mod check;
 pub mod http;
 pub mod logs;
@@ -28,6 +30,7 @@ pub mod recovery;
 pub mod relocate;
 pub mod services;
 pub mod sleep;
+mod standing;
 pub mod state;
 pub mod tend;
 pub mod turns;

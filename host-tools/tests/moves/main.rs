@@ -1,5 +1,6 @@
 //! Manager and agents as they are, the real command, and guests that play a script.
 
+mod cancel;
 mod faults;
 mod relocation;
 mod scripted;
