@@ -9,11 +9,12 @@
 //! 5. [`repository`]: images and snapshots, addressed by content.
 //! 6. [`store`]: who owns which service, under which epoch.
 //! 7. [`wire`]: the one place where connections are opened and accepted.
-//! 8. [`api`]: what manager, agents and commands say to each other.
-//! 9. [`agent`]: the daemon on each QEMU host.
-//! 10. [`manager`]: the daemon that everything a user types goes through.
-//! 11. [`timeline`]: a move as a picture.
-//! 12. [`cli`]: the commands.
+//! 8. [`security`]: who may do what: certificates, roles, the audit log.
+//! 9. [`api`]: what manager, agents and commands say to each other.
+//! 10. [`agent`]: the daemon on each QEMU host.
+//! 11. [`manager`]: the daemon that everything a user types goes through.
+//! 12. [`timeline`]: a move as a picture.
+//! 13. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
@@ -29,6 +30,7 @@ pub mod migration;
 pub mod process;
 pub mod qemu;
 pub mod repository;
+pub mod security;
 pub mod snapshot;
 pub mod store;
 pub mod timeline;

@@ -15,10 +15,13 @@ use tokio::sync::watch;
 use super::instance::{Instance, Launch};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
+use super::securing;
 use super::{Config, Network};
 use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, Problem, ServiceSpec};
 use crate::qemu::{Accel, ImageInfo};
 use crate::repository::Blobs;
+use crate::security::{Gate, Party};
+use crate::wire::Address;
 
 /// Largest image that is fetched, in bytes.
 pub const MAX_IMAGE: usize = 256 << 20;
@@ -36,6 +39,7 @@ pub struct Host {
     address: String,
     accel: Accel,
     network: Box<dyn Network>,
+    pub(super) gate: Arc<Gate>,
     images: Blobs,
     /// Snapshots on their way to or from the manager.
     pub(super) snapshots: Blobs,
@@ -79,6 +83,7 @@ impl Host {
         address: String,
         accel: Accel,
         network: Box<dyn Network>,
+        gate: Arc<Gate>,
     ) -> Result<Self, ApiError> {
         let images = Blobs::open(&config.state_dir.join("images"))?;
         let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
@@ -106,6 +111,7 @@ impl Host {
             address,
             accel,
             network,
+            gate,
             images,
             snapshots,
             moves: Moves::default(),
@@ -132,6 +138,20 @@ impl Host {
     #[must_use]
     pub fn manager(&self) -> Client {
         Client::new(self.config.manager.clone(), "the manager")
+            .secured(self.gate.security(), Party::Manager)
+    }
+
+    /// A client of another node's agent with a connection of its own.
+    #[must_use]
+    pub fn agent(&self, address: Address, name: &str) -> Client {
+        Client::new(address, format!("node {name}"))
+            .secured(self.gate.security(), Party::Node(name.to_owned()))
+    }
+
+    /// Where the agent keeps what outlives it.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.config.state_dir
     }
 
     pub(super) fn set_known(&self) {
@@ -295,6 +315,7 @@ impl Host {
                 bytes
             }
         };
+        securing::check_signature(self, &spec.image).await?;
         let info = ImageInfo::read(&bytes).map_err(|error| ApiError::invalid(error.to_string()))?;
         if info.build_id != spec.image.build_id.0 {
             return Err(ApiError::invalid(format!(

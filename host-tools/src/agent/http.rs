@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use super::host::Host;
 use super::recovery::{self, Settled};
 use super::{checkpoint, destination, source};
+use crate::manager::members_http::AuditQuery;
+use crate::security::Entry;
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
     MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
@@ -38,6 +40,7 @@ type Result<T> = std::result::Result<T, ApiError>;
 pub fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/v1/node", get(node))
+        .route("/v1/audit", get(audit))
         .route("/v1/instances", get(list).post(start))
         .route("/v1/instances/{name}", get(show).delete(stop))
         .route("/v1/instances/{name}/connections", get(connections))
@@ -55,6 +58,15 @@ pub fn router(host: Arc<Host>) -> Router {
 
 async fn node(State(host): Shared) -> Json<NodeReport> {
     Json(host.report())
+}
+
+async fn audit(
+    State(host): Shared,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<Vec<Entry>>> {
+    let log = Arc::clone(&host.gate.audit);
+    let last = tokio::task::spawn_blocking(move || log.last(query.last)).await;
+    Ok(Json(last.map_err(ApiError::failed)?.map_err(ApiError::failed)?))
 }
 
 async fn list(State(host): Shared) -> Json<Vec<Instance>> {

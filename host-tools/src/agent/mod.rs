@@ -10,7 +10,8 @@
 //! 8. [`moves`]: the events of moves, kept so that they can be asked for again.
 //! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 11. [`http`]: what the manager and other agents can ask.
+//! 11. [`securing`]: its certificate, and how its connections are secured.
+//! 12. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up.
@@ -26,6 +27,7 @@ pub mod instance;
 pub mod moves;
 pub mod network;
 pub mod recovery;
+pub mod securing;
 pub mod source;
 
 use std::path::PathBuf;
@@ -35,7 +37,7 @@ use std::time::Duration;
 pub use host::Host;
 pub use network::{BridgeNetwork, Network};
 
-use crate::api::{ApiError, Client};
+use crate::api::{ApiError, Client, ReportAnswer};
 use crate::qemu::Accel;
 use crate::wire::{self, Address};
 
@@ -61,6 +63,10 @@ pub struct Config {
     pub qemu: String,
     /// Memory for guests in MiB; by default what the machine has available.
     pub memory_mib: Option<u64>,
+    /// Token to get a certificate with, if there is none yet.
+    pub join: Option<String>,
+    /// Plain HTTP, which is spoken on addresses of this machine only.
+    pub insecure_loopback: bool,
 }
 
 /// Runs an agent until `shutdown` resolves. Its guests go on, and the next agent with the same state
@@ -75,21 +81,19 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<(), ApiError> {
+    let gate = securing::gate(&config).await?;
     let accel = Accel::choose(&config.qemu).await.map_err(ApiError::failed)?;
     let listener = wire::listen(&config.listen).await.map_err(ApiError::failed)?;
     let address = match listener.tcp_address() {
         Some(address) => address.to_string(),
         None => config.listen.to_string(),
     };
-    let manager = config.manager.clone();
-    let host = Arc::new(Host::new(config, address.clone(), accel, network)?);
+    let host =
+        Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
-    let server = tokio::spawn({
-        let router = http::router(Arc::clone(&host));
-        async move { axum::serve(listener, router).await }
-    });
-    let client = Client::new(manager, "the manager");
+    let server = gate.serve(listener, http::router(Arc::clone(&host)));
+    let client = host.manager();
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
     println!("agent {} listens on {address}, accelerator {accel}", host.name());
@@ -106,10 +110,11 @@ async fn report_forever(host: Arc<Host>, client: Client) {
     let mut reached = true;
     loop {
         let report = host.report();
-        let told: Result<(), ApiError> =
+        let told: Result<ReportAnswer, ApiError> =
             client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
         match told {
-            Ok(()) => {
+            Ok(answer) => {
+                securing::revoke(&host, answer.revoked);
                 if !reached {
                     eprintln!("the manager answers again");
                 }

@@ -33,6 +33,8 @@ pub fn run_agent(dir: &str) {
         ram_dir: dir.join("ram"),
         qemu: dir.join("qemu").to_str().unwrap().into(),
         memory_mib: Some(MEMORY_MIB),
+        join: None,
+        insecure_loopback: true,
     };
     let network = PaperSwitch::new(name, dir.join("taps"), Journal::of(&world));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -118,7 +120,7 @@ impl World {
         let mut command = match name {
             "manager" => {
                 let mut command = Command::new(host_tools_program());
-                command.arg("manager").arg("--socket").arg(self.manager());
+                command.args(["manager", "--insecure-loopback", "--socket"]).arg(self.manager());
                 command.arg("--state-dir").arg(self.path("manager"));
                 command
             }
