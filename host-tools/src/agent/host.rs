@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
+use super::epochs::Epochs;
 use super::instance::{Instance, Launch};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
@@ -45,6 +46,7 @@ pub struct Host {
     pub(super) snapshots: Blobs,
     /// The moves that began here.
     pub(super) moves: Moves,
+    pub(super) epochs: Epochs,
     run_dir: PathBuf,
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
@@ -87,6 +89,7 @@ impl Host {
     ) -> Result<Self, ApiError> {
         let images = Blobs::open(&config.state_dir.join("images"))?;
         let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
+        let epochs = Epochs::open(&config.state_dir.join("epochs.json"))?;
         let run_dir = config.state_dir.join("run");
         for directory in [&run_dir, &config.ram_dir] {
             std::fs::create_dir_all(directory)
@@ -115,6 +118,7 @@ impl Host {
             images,
             snapshots,
             moves: Moves::default(),
+            epochs,
             run_dir,
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
@@ -378,6 +382,9 @@ impl Host {
         if instance.vm.death().borrow().is_none() {
             // Nobody may hear that it is gone.
             return ended;
+        }
+        if let Err(error) = self.epochs.ended(&instance.spec.id, instance.epoch()) {
+            eprintln!("{}: its epoch cannot be noted: {error}", instance.spec.name);
         }
         let mut slots = self.slots();
         let name = &instance.spec.name;

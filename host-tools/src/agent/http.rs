@@ -81,6 +81,8 @@ async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result
     let instance = match request.snapshot {
         Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
         None => {
+            let StartRequest { spec, epoch, .. } = &request;
+            host.epochs.admit(&spec.name, &spec.id, 0, *epoch)?;
             let reservation = host.reserve(&request.spec)?;
             let kernel = host.ensure_image(&request.spec).await?;
             host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
@@ -261,6 +263,7 @@ async fn resume(
     Json(request): Json<ResumeRequest>,
 ) -> Result<Json<Resumed>> {
     let instance = host.instance(&name)?;
+    host.epochs.admit(&name, &instance.spec.id, instance.epoch(), request.epoch)?;
     match destination::resume_filled(&instance, request.epoch).await {
         Ok(resumed) => Ok(Json(resumed)),
         Err(error) => {

@@ -11,7 +11,8 @@
 //! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
 //! 11. [`securing`]: its certificate, and how its connections are secured.
-//! 12. [`http`]: what the manager and other agents can ask.
+//! 12. [`epochs`]: what has run here, and will not again.
+//! 13. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up.
@@ -21,6 +22,7 @@ pub mod console;
 pub mod control;
 pub mod descriptor;
 pub mod destination;
+pub mod epochs;
 pub mod host;
 pub mod http;
 pub mod instance;
