@@ -26,6 +26,8 @@ pub enum PagesError {
     Truncated,
     #[error("a run of pages has the unknown flags {found:#x}")]
     Flags { found: u16 },
+    #[error("a frame of {found} pages, the most is {PAGES_PER_FRAME}")]
+    Count { found: usize },
     #[error(transparent)]
     Ram(#[from] RamError),
 }
@@ -141,8 +143,8 @@ fn push_header(buf: &mut Vec<u8>, first: u32, count: u16, flags: u16) {
 /// Writes the pages of a frame's payload into the memory file and `digest`. Returns how many.
 ///
 /// # Errors
-/// The payload is not made of whole runs, or a page lies outside the portable region. What came
-/// before in the payload has been written: the caller gives the standby up.
+/// The payload is not made of whole runs, names more pages than a frame has, or one outside the portable
+/// region. What came before in the payload has been written: the caller gives the standby up.
 pub fn apply(
     mut payload: &[u8],
     ram: &RamFile,
@@ -154,6 +156,11 @@ pub fn apply(
             payload.split_first_chunk::<RUN_HEADER_LEN>().ok_or(PagesError::Truncated)?;
         let first = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let count = usize::from(u16::from_le_bytes([header[4], header[5]]));
+        // A run of zeros costs its sender 8 bytes: without a limit it would cost us any amount of work.
+        let found = written as usize + count;
+        if found > PAGES_PER_FRAME {
+            return Err(PagesError::Count { found });
+        }
         let zeros;
         let content = match u16::from_le_bytes([header[6], header[7]]) {
             0 => {
@@ -261,6 +268,11 @@ mod tests {
             let error = apply(&run, &to, &mut PageDigest::default()).unwrap_err();
             assert!(matches!(error, PagesError::Ram(RamError::Page { .. })), "{error}");
         }
+        run.clear();
+        push_header(&mut run, 0, 200, FLAG_ZERO);
+        push_header(&mut run, 200, 57, FLAG_ZERO);
+        let error = apply(&run, &to, &mut PageDigest::default()).unwrap_err();
+        assert!(matches!(error, PagesError::Count { found: 257 }), "{error}");
         run.clear();
         push_header(&mut run, 0, 1, 2);
         assert!(matches!(
