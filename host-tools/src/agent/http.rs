@@ -19,12 +19,12 @@ use tokio::sync::mpsc;
 use super::host::Host;
 use super::recovery::{self, Settled};
 use super::{checkpoint, destination, source};
-use crate::manager::members_http::AuditQuery;
-use crate::security::Entry;
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
     MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
 };
+use crate::manager::members_http::AuditQuery;
+use crate::security::Entry;
 
 /// Name of the page stream's protocol in the HTTP upgrade.
 pub const TRANSFER_PROTOCOL: &str = "ferry-transfer/1";
@@ -60,10 +60,7 @@ async fn node(State(host): Shared) -> Json<NodeReport> {
     Json(host.report())
 }
 
-async fn audit(
-    State(host): Shared,
-    Query(query): Query<AuditQuery>,
-) -> Result<Json<Vec<Entry>>> {
+async fn audit(State(host): Shared, Query(query): Query<AuditQuery>) -> Result<Json<Vec<Entry>>> {
     let log = Arc::clone(&host.gate.audit);
     let last = tokio::task::spawn_blocking(move || log.last(query.last)).await;
     Ok(Json(last.map_err(ApiError::failed)?.map_err(ApiError::failed)?))

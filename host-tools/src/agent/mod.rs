@@ -90,8 +90,7 @@ pub async fn serve(
         Some(address) => address.to_string(),
         None => config.listen.to_string(),
     };
-    let host =
-        Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
+    let host = Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
     let server = gate.serve(listener, http::router(Arc::clone(&host)));

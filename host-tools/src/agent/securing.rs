@@ -37,8 +37,7 @@ pub async fn gate(config: &Config) -> Result<Arc<Gate>, ApiError> {
     let named = |path: &Path, error: std::io::Error| {
         ApiError::failed(format!("{}: {error}", path.display()))
     };
-    secret::make_directory(&config.state_dir)
-        .map_err(|error| named(&config.state_dir, error))?;
+    secret::make_directory(&config.state_dir).map_err(|error| named(&config.state_dir, error))?;
     let path = config.state_dir.join("audit.log");
     let audit = Audit::open(&path).map_err(|error| named(&path, error))?;
     let security = if config.insecure_loopback {
@@ -114,7 +113,8 @@ pub fn revoke(host: &Host, serials: BTreeSet<String>) {
 pub async fn check_signature(host: &Host, image: &ImageRef) -> Result<(), ApiError> {
     let Security::Tls(tls) = host.gate.security() else { return Ok(()) };
     let Credentials { identity, image_key, .. } = &tls.credentials;
-    let verify = |signature: &str| signature::verify(image_key, &identity.cluster, image, signature);
+    let verify =
+        |signature: &str| signature::verify(image_key, &identity.cluster, image, signature);
     let directory = host.state_dir().join("signatures");
     let path = directory.join(image.digest.to_string());
     if std::fs::read_to_string(&path).is_ok_and(|kept| verify(&kept).is_ok()) {

@@ -115,9 +115,7 @@ impl Client {
                     let name = party.server_name().map_err(io::Error::other)?;
                     tls.connect(stream, name).await
                 }
-                Secured::Newcomer(fingerprint) => {
-                    tls::connect_newcomer(stream, *fingerprint).await
-                }
+                Secured::Newcomer(fingerprint) => tls::connect_newcomer(stream, *fingerprint).await,
             }
         };
         let stream = match tokio::time::timeout(CONNECT_LIMIT, handshake).await {
@@ -125,9 +123,8 @@ impl Client {
             Ok(Err(error)) => return Err(self.broken(&error)),
             Err(_) => return Err(self.unreachable("no TLS handshake in time")),
         };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
@@ -187,8 +184,7 @@ impl Client {
             };
             let content = serde_json::to_vec(body).map_err(ApiError::failed)?;
             let request = self.request(method, path, Body::from(content))?;
-            let answer =
-                sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
             let answer = check(answer).await;
             let bytes = match answer {
                 Ok(answer) => collect(answer.into_body()).await?,
@@ -266,8 +262,7 @@ impl Client {
             let headers = request.headers_mut();
             headers.insert("connection", hyper::header::HeaderValue::from_static("upgrade"));
             headers.insert("upgrade", hyper::header::HeaderValue::from_static(protocol));
-            let answer =
-                sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 check(answer).await?;
                 return Err(ApiError::failed(format!("{} does not speak {protocol}", self.who)));

@@ -25,7 +25,8 @@ pub const EXIT_CODES: &str = "Exit codes:
   8  not allowed: no certificate, a refused one, or a role that is too low";
 
 /// Help of `--insecure-loopback`.
-const INSECURE: &str = "Plain HTTP without certificates; refused for addresses that other machines can reach";
+const INSECURE: &str =
+    "Plain HTTP without certificates; refused for addresses that other machines can reach";
 
 /// Exit code of a move that failed before its commit.
 pub const EXIT_KEPT: u8 = 7;

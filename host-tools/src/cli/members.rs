@@ -106,8 +106,7 @@ pub async fn enrol(
     let manager = manager.ok_or_else(|| {
         ApiError::invalid("where is the manager?").hint("use --manager HOST:PORT")
     })?;
-    let token: Token =
-        args.token.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+    let token: Token = args.token.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
     let path = file.or_else(credentials::default_path).ok_or_else(|| {
         ApiError::invalid("there is no home directory for credentials")
             .hint("use --credentials FILE")
@@ -201,15 +200,7 @@ pub async fn audit(manager: &Client, command: AuditCommand, json: bool) -> Done 
         };
         let time = entry.time.split('.').next().unwrap_or_default().trim_end_matches('Z').into();
         let reason = entry.reason.unwrap_or_default();
-        table.row([
-            time,
-            entry.who,
-            entry.role,
-            entry.from,
-            entry.what,
-            result.into(),
-            reason,
-        ]);
+        table.row([time, entry.who, entry.role, entry.from, entry.what, result.into(), reason]);
     }
     table.print();
     Ok(ExitCode::SUCCESS)

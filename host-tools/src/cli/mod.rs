@@ -81,12 +81,8 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Restore(args) => files::restore(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
-        Command::Token { command } => {
-            members::token(&manager(cli.manager)?, command, json).await
-        }
-        Command::Enrol(args) => {
-            members::enrol(cli.manager, credentials.clone(), args, json).await
-        }
+        Command::Token { command } => members::token(&manager(cli.manager)?, command, json).await,
+        Command::Enrol(args) => members::enrol(cli.manager, credentials.clone(), args, json).await,
         Command::User { command } => members::user(&manager(cli.manager)?, command, json).await,
         Command::Audit { command } => members::audit(&manager(cli.manager)?, command, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,

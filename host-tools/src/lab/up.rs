@@ -178,7 +178,9 @@ impl Lab {
         for node in &nodes {
             let Some((what, arguments)) = self.daemon_of(node) else { continue };
             let token = match node.role {
-                Role::Host => Some(super::tokens::for_agent(&own_program()?, &self.dir, &node.name)?),
+                Role::Host => {
+                    Some(super::tokens::for_agent(&own_program()?, &self.dir, &node.name)?)
+                }
                 _ => None,
             };
             let waiting = self.start(what, &node.name, arguments, token)?;

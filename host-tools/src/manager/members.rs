@@ -78,8 +78,8 @@ impl Members {
     /// The keys cannot be read or made.
     pub fn open(store: Arc<dyn Store>, state_dir: &Path) -> Result<Self, ApiError> {
         let now = OffsetDateTime::now_utc();
-        let authority = Authority::open(&state_dir.join("authority.json"), now)
-            .map_err(ApiError::failed)?;
+        let authority =
+            Authority::open(&state_dir.join("authority.json"), now).map_err(ApiError::failed)?;
         let signatures = state_dir.join("signatures");
         std::fs::create_dir_all(&signatures)
             .map_err(|error| ApiError::failed(format!("{}: {error}", signatures.display())))?;
@@ -129,8 +129,7 @@ impl Members {
             ApiError::denied(format!("{error}; nobody was enrolled"))
                 .hint("an admin makes a new one with `host-tools token create`")
         };
-        let token: Token =
-            request.token.parse().map_err(|_| refused(TokenError::Unknown))?;
+        let token: Token = request.token.parse().map_err(|_| refused(TokenError::Unknown))?;
         let _one = self.enrolling.lock().await;
         let tokens: Vec<KeptToken> = self.documents(TOKEN_DOCUMENT).await?;
         let kept = tokens.into_iter().find(|kept| kept.id == token.id());
@@ -146,13 +145,12 @@ impl Members {
         };
         // Who makes a token for a name says that it is to be had again.
         if kept.name.is_none() && self.certificates().await?.iter().any(taken) {
-            return Err(ApiError::conflict(format!(
-                "there is a member called `{name}` already"
-            ))
-            .hint("choose another name, or have a token made for this one: `token create --name`"));
+            return Err(ApiError::conflict(format!("there is a member called `{name}` already"))
+                .hint(
+                    "choose another name, or have a token made for this one: `token create --name`",
+                ));
         }
-        let identity =
-            Identity { cluster: self.authority.cluster().into(), role: kept.role, name };
+        let identity = Identity { cluster: self.authority.cluster().into(), role: kept.role, name };
         let issued = self
             .authority
             .issue(&request.request, &identity, moment(now_us)?)

@@ -44,10 +44,7 @@ pub fn router(manager: Arc<Manager>, gate: Arc<Gate>) -> Router {
         .with_state(Desk { manager, gate })
 }
 
-async fn enrol(
-    State(desk): Shared,
-    Json(request): Json<EnrolRequest>,
-) -> Result<Json<Enrolled>> {
+async fn enrol(State(desk): Shared, Json(request): Json<EnrolRequest>) -> Result<Json<Enrolled>> {
     Ok(Json(desk.manager.members.enrol(request, now_us()).await?))
 }
 
@@ -68,10 +65,7 @@ async fn revoke(State(desk): Shared, Path(name): Path<String>) -> Result<Json<us
     Ok(Json(revoked))
 }
 
-async fn audit(
-    State(desk): Shared,
-    Query(query): Query<AuditQuery>,
-) -> Result<Json<Vec<Entry>>> {
+async fn audit(State(desk): Shared, Query(query): Query<AuditQuery>) -> Result<Json<Vec<Entry>>> {
     let audit = Arc::clone(&desk.gate.audit);
     let last = tokio::task::spawn_blocking(move || audit.last(query.last)).await;
     Ok(Json(last.map_err(ApiError::failed)?.map_err(ApiError::failed)?))

@@ -74,12 +74,11 @@ pub async fn serve(
     let members = Members::open(Arc::clone(&store), &config.state_dir)?;
     let gate = securing::gate(&config, &members).await?;
     let security = gate.security().clone();
-    let manager =
-        Manager::open(store, members, security, &config.state_dir, config.pool).await?;
+    let manager = Manager::open(store, members, security, &config.state_dir, config.pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
-    let router = http::router(Arc::clone(&manager))
-        .merge(members_http::router(manager, Arc::clone(&gate)));
+    let router =
+        http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
     let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;

@@ -30,7 +30,9 @@ pub fn check_insecure<'a>(
         Some(address) => Err(ApiError::invalid(format!(
             "{what} does not listen on {address} without TLS: other machines can reach it there"
         ))
-        .hint("leave --insecure-loopback out, or use an address of this machine such as 127.0.0.1")),
+        .hint(
+            "leave --insecure-loopback out, or use an address of this machine such as 127.0.0.1",
+        )),
         None => Ok(()),
     }
 }
@@ -73,8 +75,7 @@ async fn first_admin(config: &Config, members: &Members) -> Result<(), ApiError>
         }
         return Ok(());
     }
-    let made =
-        members.authority().credentials(Role::Admin, FIRST_ADMIN, OffsetDateTime::now_utc());
+    let made = members.authority().credentials(Role::Admin, FIRST_ADMIN, OffsetDateTime::now_utc());
     let (credentials, issued) = made.map_err(ApiError::failed)?;
     // Known before it can be used: it can be revoked.
     members.note(&credentials.identity, &issued, now_us()).await?;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::address::Pool;
-use super::moves::{KeptMove, Moves};
 use super::members::Members;
+use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
 use crate::api::{ApiError, Digest32, NodeReport};
 use crate::repository::{Blobs, Images};

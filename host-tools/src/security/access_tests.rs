@@ -22,7 +22,9 @@ fn routes(source: &'static str) -> BTreeSet<(String, String)> {
             let text = &rest[..end.unwrap()];
             let mut at = text.match_indices(&call);
             let word = |at: usize| {
-                at == 0 || !text.as_bytes()[at - 1].is_ascii_alphanumeric() && text.as_bytes()[at - 1] != b'_'
+                at == 0
+                    || !text.as_bytes()[at - 1].is_ascii_alphanumeric()
+                        && text.as_bytes()[at - 1] != b'_'
             };
             if at.any(|(at, _)| word(at)) {
                 found.insert((method.to_uppercase(), path.to_owned()));

@@ -52,9 +52,7 @@ impl Entry {
         let (name, role) = match who {
             Who::Local => ("-".into(), "local".into()),
             Who::Nobody => ("-".into(), "-".into()),
-            Who::Member(member) => {
-                (member.identity.name.clone(), member.identity.role.to_string())
-            }
+            Who::Member(member) => (member.identity.name.clone(), member.identity.role.to_string()),
         };
         let time = now.format(&Rfc3339).unwrap_or_default();
         let (from, what) = (from.to_owned(), what.into());

@@ -21,8 +21,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::credentials::Credentials;
 use super::identity::{Identity, Role, hex};
-use super::secret;
 use super::seal::SealKey;
+use super::secret;
 use super::tls::Party;
 
 /// Version of the file's format.
@@ -139,8 +139,7 @@ impl Authority {
 
     fn load(kept: Kept) -> Result<Self, String> {
         let key = KeyPair::from_pem(&kept.ca_key).map_err(|error| error.to_string())?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&kept.ca, key).map_err(|error| error.to_string())?;
+        let issuer = Issuer::from_ca_cert_pem(&kept.ca, key).map_err(|error| error.to_string())?;
         let ca_der = CertificateDer::from_pem_slice(kept.ca.as_bytes())
             .map_err(|error| error.to_string())?;
         let image_key = BASE64.decode(&kept.image_key).map_err(|error| error.to_string())?;
@@ -253,8 +252,7 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<(Credentials, Issued), AuthorityError> {
         let key = KeyPair::generate().map_err(make)?;
-        let identity =
-            Identity { cluster: self.cluster.clone(), role, name: name.to_owned() };
+        let identity = Identity { cluster: self.cluster.clone(), role, name: name.to_owned() };
         let days = if role == Role::Manager { AUTHORITY_DAYS } else { MEMBER_DAYS };
         let issued = self.certify(&key, &identity, now, days)?;
         let credentials = Credentials {
@@ -322,10 +320,7 @@ mod tests {
         assert_eq!(made.fingerprint(), read.fingerprint());
         assert_eq!(made.image_public_key(), read.image_public_key());
         std::fs::write(&path, "{}").unwrap();
-        assert!(matches!(
-            Authority::open(&path, now()),
-            Err(AuthorityError::Unreadable { .. })
-        ));
+        assert!(matches!(Authority::open(&path, now()), Err(AuthorityError::Unreadable { .. })));
     }
 
     #[test]

@@ -54,9 +54,8 @@ impl Credentials {
     pub fn load(path: &Path) -> Result<Self, CredentialsError> {
         let path = path.to_owned();
         match secret::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                CredentialsError::Unreadable { path, reason: error.to_string() }
-            }),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| CredentialsError::Unreadable { path, reason: error.to_string() }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(CredentialsError::NotFound { path })
             }
@@ -96,8 +95,7 @@ mod tests {
 
     #[test]
     fn written_and_read_back_and_never_shown() {
-        let identity =
-            Identity { cluster: "c".into(), role: Role::View, name: "n".into() };
+        let identity = Identity { cluster: "c".into(), role: Role::View, name: "n".into() };
         let credentials = Credentials {
             identity,
             manager: Some("10.0.0.1:1".into()),

@@ -57,8 +57,7 @@ pub async fn enrol(
     let request = request.and_then(|request| request.pem()).map_err(ApiError::failed)?;
     let asked = EnrolRequest { token: token.to_string(), name, request };
     let client = Client::newcomer(address.clone(), token.fingerprint);
-    let enrolled: Enrolled =
-        client.json(hyper::Method::POST, "/v1/enrol", &asked, LIMIT).await?;
+    let enrolled: Enrolled = client.json(hyper::Method::POST, "/v1/enrol", &asked, LIMIT).await?;
     let ca = CertificateDer::from_pem_slice(enrolled.ca.as_bytes()).map_err(ApiError::failed)?;
     if fingerprint(&ca) != token.fingerprint {
         return Err(ApiError::failed("the manager sent the certificate of another cluster"));

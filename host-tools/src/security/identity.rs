@@ -76,8 +76,7 @@ impl FromStr for Identity {
             return Err(wrong());
         };
         let roles = [Role::View, Role::Operate, Role::Admin, Role::Agent, Role::Manager];
-        let role =
-            roles.into_iter().find(|known| known.to_string() == role).ok_or_else(wrong)?;
+        let role = roles.into_iter().find(|known| known.to_string() == role).ok_or_else(wrong)?;
         check_name(cluster).map_err(|_| wrong())?;
         check_name(name).map_err(|_| wrong())?;
         Ok(Self { cluster: cluster.to_owned(), role, name: name.to_owned() })
@@ -111,8 +110,8 @@ impl Member {
     /// # Errors
     /// It names nobody.
     pub fn read(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        let certificate = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|_| IdentityError::Unreadable)?;
+        let certificate =
+            webpki::EndEntityCert::try_from(certificate).map_err(|_| IdentityError::Unreadable)?;
         let serial = hex(certificate.serial());
         let uri = certificate.valid_uri_names().next().ok_or(IdentityError::Nobody)?;
         Ok(Self { identity: uri.parse()?, serial })

@@ -111,8 +111,7 @@ impl SealKey {
     }
 
     fn seal_with(&self, snapshot: &[u8], salt: [u8; 32]) -> Result<Vec<u8>, SealError> {
-        let clear =
-            snapshot.get(..HEADER_LEN).ok_or(SealError::Short { found: snapshot.len() })?;
+        let clear = snapshot.get(..HEADER_LEN).ok_or(SealError::Short { found: snapshot.len() })?;
         let mut cluster = [b' '; CLUSTER_LEN];
         let len = self.cluster.len().min(CLUSTER_LEN);
         cluster[..len].copy_from_slice(&self.cluster.as_bytes()[..len]);
@@ -226,10 +225,12 @@ mod tests {
         let chunk = CHUNK + TAG;
         let (first, rest) = good.split_at(ENVELOPE_LEN + chunk);
         let (second, last) = rest.split_at(chunk);
-        let swapped =
-            [&first[..ENVELOPE_LEN], second, &first[ENVELOPE_LEN..], last].concat();
+        let swapped = [&first[..ENVELOPE_LEN], second, &first[ENVELOPE_LEN..], last].concat();
         assert!(matches!(key(CLUSTER).open(&swapped), Err(SealError::Changed)));
-        assert!(matches!(key(CLUSTER).open(&good[..good.len() - 1]), Err(SealError::Length { .. })));
+        assert!(matches!(
+            key(CLUSTER).open(&good[..good.len() - 1]),
+            Err(SealError::Length { .. })
+        ));
         let mut shorter = [first, last].concat();
         let len = (plain.len() - CHUNK) as u64;
         shorter[LENGTH_AT..CLEAR_AT].copy_from_slice(&len.to_le_bytes());

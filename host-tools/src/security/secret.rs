@@ -47,7 +47,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let bytes = std::fs::read(path)?;
     if std::fs::metadata(path)?.mode() & 0o077 != 0 {
-        let why = "others than its owner can read it; `chmod 600` it, and replace it if they may have";
+        let why =
+            "others than its owner can read it; `chmod 600` it, and replace it if they may have";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(bytes)

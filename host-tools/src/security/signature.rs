@@ -40,8 +40,7 @@ pub fn verify(
     image: &ImageRef,
     signature: &str,
 ) -> Result<(), NotSigned> {
-    let wrong =
-        || NotSigned { name: image.name.clone(), digest: image.digest.short() };
+    let wrong = || NotSigned { name: image.name.clone(), digest: image.digest.short() };
     let key = BASE64.decode(key).map_err(|_| wrong())?;
     let signature = BASE64.decode(signature.trim()).map_err(|_| wrong())?;
     UnparsedPublicKey::new(&ED25519, key)

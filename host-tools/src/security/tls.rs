@@ -12,9 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring as provider};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
@@ -104,10 +102,9 @@ impl Tls {
     /// They cannot be used.
     pub fn new(credentials: Credentials) -> Result<Self, TlsError> {
         let ca = CertificateDer::from_pem_slice(credentials.ca.as_bytes()).map_err(unusable)?;
-        let own = CertificateDer::from_pem_slice(credentials.certificate.as_bytes())
-            .map_err(unusable)?;
-        let key =
-            PrivateKeyDer::from_pem_slice(credentials.key.as_bytes()).map_err(unusable)?;
+        let own =
+            CertificateDer::from_pem_slice(credentials.certificate.as_bytes()).map_err(unusable)?;
+        let key = PrivateKeyDer::from_pem_slice(credentials.key.as_bytes()).map_err(unusable)?;
         let roots = roots(ca.clone()).map_err(unusable)?;
         let mut client = ClientConfig::builder_with_provider(crypto())
             .with_protocol_versions(&[&version::TLS13])

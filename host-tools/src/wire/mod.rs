@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio_rustls::TlsStream;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsStream;
 
 /// Where a manager or an agent listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

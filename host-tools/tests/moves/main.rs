@@ -2,6 +2,7 @@
 
 mod faults;
 mod relocation;
+#[expect(dead_code, reason = "the world has more to it than these tests need")]
 mod scripted;
 
 use host_tools::api::{InstanceState, ServiceState};

@@ -136,8 +136,7 @@ async fn a_service_moves_under_certificates_and_the_log_tells_who_did_it() {
 async fn an_unknown_certificate_is_refused() {
     let world = World::secured().await;
     let (ours, now) = (authority(&world), OffsetDateTime::now_utc());
-    let (theirs, _) =
-        stranger(&world.path("")).credentials(Role::Admin, "eve", now).unwrap();
+    let (theirs, _) = stranger(&world.path("")).credentials(Role::Admin, "eve", now).unwrap();
     // It trusts our manager, and still has a certificate of another authority.
     let theirs = Credentials { ca: ours.certificate().to_owned(), ..theirs };
     let said = refused(asked_by(&world, theirs).get::<serde_json::Value>("/v1/nodes").await);
@@ -242,21 +241,17 @@ async fn old_epochs_and_strange_agents_are_refused() {
     };
     let request = CommitRequest { epoch: 1 };
     let path = "/v1/migrations/m1/commit";
-    let answer: CommitAnswer =
-        agent("a").json(Method::POST, path, &request, LIMIT).await.unwrap();
+    let answer: CommitAnswer = agent("a").json(Method::POST, path, &request, LIMIT).await.unwrap();
     let CommitAnswer::Refused { reason } = answer else { panic!("{answer:?}") };
     assert!(reason.contains("`p` is at epoch 3, not 1"), "{reason}");
     assert_refused(&audit(&world, None).await, "a", "POST /v1/migrations/m1/commit", "epoch 3");
     // An agent speaks for its own node only.
-    let said = refused(
-        agent("b").json::<CommitAnswer>(Method::POST, path, &request, LIMIT).await,
-    );
+    let said = refused(agent("b").json::<CommitAnswer>(Method::POST, path, &request, LIMIT).await);
     assert!(said.contains("the agent of node b cannot speak for node a"), "{said}");
     let nodes: Vec<host_tools::api::Node> = world.client().get("/v1/nodes").await.unwrap();
     let report = NodeReport { address: "127.0.0.1:1".into(), ..nodes[0].report.clone() };
-    let said = refused(
-        agent("b").json::<ReportAnswer>(Method::POST, "/v1/nodes", &report, LIMIT).await,
-    );
+    let said =
+        refused(agent("b").json::<ReportAnswer>(Method::POST, "/v1/nodes", &report, LIMIT).await);
     assert!(said.contains("cannot speak for node a"), "{said}");
     // The manager's own order of back then, said again: b has had epoch 2, and gave it away.
     let spec = world.service("p").await.spec;

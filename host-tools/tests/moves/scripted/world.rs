@@ -96,7 +96,9 @@ impl World {
         for name in ["a", "b"] {
             world.make_node(name);
             if secured {
-                world.until("the manager listens", async |world: &Self| world.manager().exists()).await;
+                world
+                    .until("the manager listens", async |world: &Self| world.manager().exists())
+                    .await;
                 let token = ["token", "create", "--role", "agent", "--name", name];
                 std::fs::write(world.path(name).join(TOKEN), world.good(&token).await).unwrap();
             }
