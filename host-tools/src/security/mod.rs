@@ -9,7 +9,7 @@
 //! 3. [`authority`]: the cluster's keys, and certificates from them.
 //! 4. [`token`]: one-time tokens, with which a newcomer gets a certificate.
 //! 5. [`credentials`]: what a member keeps.
-//! 6. [`tls`]: connections.
+//! 6. [`tls`] makes the connections.
 //! 7. [`enrol`]: becoming a member.
 //! 8. [`access`]: one table from route to role.
 //! 9. [`audit`]: the log of changes and refusals.
