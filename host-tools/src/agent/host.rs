@@ -138,6 +138,30 @@ impl Host {
         &self.address
     }
 
+    /// QEMU's program.
+    #[must_use]
+    pub fn qemu(&self) -> &str {
+        &self.config.qemu
+    }
+
+    /// How it executes guests.
+    #[must_use]
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// Whether an instance of a service is here, or about to be.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.slots().contains_key(name)
+    }
+
+    /// Whether an image is here.
+    #[must_use]
+    pub fn holds_image(&self, digest: &Digest32) -> bool {
+        self.images.path(digest).exists()
+    }
+
     /// A client of the manager with a connection of its own.
     #[must_use]
     pub fn manager(&self) -> Client {

@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::recovery::{self, Settled};
-use super::{checkpoint, destination, source};
+use super::{check, checkpoint, destination, source};
+use crate::api::check::{DestinationFacts, DestinationQuestion, SourceFacts, SourceQuestion};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, Instance, InstanceState,
     MoveRequest, NodeReport, ResumeRequest, Resumed, StartRequest,
@@ -41,6 +42,8 @@ pub fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/v1/node", get(node))
         .route("/v1/audit", get(audit))
+        .route("/v1/check/source", post(check_source))
+        .route("/v1/check/destination", post(check_destination))
         .route("/v1/instances", get(list).post(start))
         .route("/v1/instances/{name}", get(show).delete(stop))
         .route("/v1/instances/{name}/connections", get(connections))
@@ -64,6 +67,20 @@ async fn audit(State(host): Shared, Query(query): Query<AuditQuery>) -> Result<J
     let log = Arc::clone(&host.gate.audit);
     let last = tokio::task::spawn_blocking(move || log.last(query.last)).await;
     Ok(Json(last.map_err(ApiError::failed)?.map_err(ApiError::failed)?))
+}
+
+async fn check_source(
+    State(host): Shared,
+    Json(question): Json<SourceQuestion>,
+) -> Json<SourceFacts> {
+    Json(check::source(&host, &question).await)
+}
+
+async fn check_destination(
+    State(host): Shared,
+    Json(question): Json<DestinationQuestion>,
+) -> Json<DestinationFacts> {
+    Json(check::destination(&host, &question).await)
 }
 
 async fn list(State(host): Shared) -> Json<Vec<Instance>> {

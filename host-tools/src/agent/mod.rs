@@ -10,13 +10,15 @@
 //! 8. [`moves`]: the events of moves, kept so that they can be asked for again.
 //! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 11. [`securing`]: its certificate, and how its connections are secured.
-//! 12. [`epochs`]: what has run here, and will not again.
-//! 13. [`http`]: what the manager and other agents can ask.
+//! 11. [`check`]: what this host could say against a move.
+//! 12. [`securing`]: its certificate, and how its connections are secured.
+//! 13. [`epochs`]: what has run here, and will not again.
+//! 14. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up.
 
+pub mod check;
 pub mod checkpoint;
 pub mod console;
 pub mod control;

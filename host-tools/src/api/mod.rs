@@ -3,9 +3,11 @@
 //! 1. [`spec`]: a service and where it comes from.
 //! 2. [`types`]: bodies of requests and answers.
 //! 3. [`relocation`]: bodies about moving many services at once.
-//! 4. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
-//! 5. [`mod@client`] asks.
+//! 4. [`check`]: bodies about whether a service could be moved.
+//! 5. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
+//! 6. [`mod@client`] asks.
 
+pub mod check;
 pub mod client;
 pub mod error;
 pub mod relocation;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Digest32, ImageRef, ServiceSpec};
+use crate::migration::precopy::Limits;
 use crate::migration::{Outcome, PhaseRecord};
 use crate::qemu::{Accel, Machine};
 
@@ -168,6 +169,9 @@ pub struct Resumed {
 pub struct MigrateRequest {
     /// Destination node.
     pub to: String,
+    /// What the user allows.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `POST /v1/instances/{name}/move`: the manager has the source's agent move an instance.
@@ -181,6 +185,9 @@ pub struct MoveRequest {
     pub destination: String,
     /// Its name.
     pub destination_name: String,
+    /// What the user allows.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `POST /v1/migrations/{id}/{commit,settle,take-back}`: the source's agent asks for the ownership.

@@ -3,12 +3,14 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::members::{AuditCommand, EnrolArgs, TokenCommand, UserCommand};
 use crate::api::Problem;
 use crate::manager::Pool;
+use crate::migration::precopy::{Limits, OnTimeout};
 use crate::qemu::Machine;
 use crate::wire::Address;
 
@@ -104,6 +106,9 @@ pub enum Command {
         /// Name of the service
         name: String,
     },
+    /// Say what would be in the way of a move; nothing is touched
+    #[command(after_help = EXIT_CODES)]
+    Check(CheckArgs),
     /// Move a running service to another node, its connections open
     #[command(after_help = EXIT_CODES)]
     Migrate(MigrateArgs),
@@ -197,6 +202,16 @@ pub struct RunArgs {
     pub args: Vec<String>,
 }
 
+/// `check`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct CheckArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_name = "NODE", help = "Node to move it to")]
+    pub to: String,
+}
+
 /// `migrate`.
 #[derive(Debug, Args)]
 #[expect(missing_docs, reason = "the texts are clap's help")]
@@ -205,8 +220,45 @@ pub struct MigrateArgs {
     pub name: String,
     #[arg(long, value_name = "NODE", help = "Node to move it to")]
     pub to: String,
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        help = "Copy pages until the service would stand still no longer than this, as in 20ms"
+    )]
+    pub max_downtime: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        help = "Time until the service has to be ready to be moved, as in 30s"
+    )]
+    pub timeout: Option<Duration>,
+    #[arg(long, value_enum, default_value_t, requires = "timeout", help = "What happens then")]
+    pub on_timeout: OnTimeout,
+    #[arg(
+        long,
+        conflicts_with = "timeline",
+        help = "Return once the move has begun, with its id; the move goes on"
+    )]
+    pub detach: bool,
+    #[arg(long, help = "Only say what would be in the way, as `check` does")]
+    pub dry_run: bool,
     #[arg(long, value_name = "FILE.svg", help = "Draw the phases of the move")]
     pub timeline: Option<PathBuf>,
+}
+
+impl MigrateArgs {
+    /// What the user allows the move.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Limits {
+            max_downtime_us: self.max_downtime.map(micros),
+            timeout_us: self.timeout.map(micros),
+            on_timeout: self.on_timeout,
+        }
+    }
 }
 
 /// `checkpoint`.

@@ -4,13 +4,15 @@
 //! 2. [`output`]: tables, JSON, and words for errors.
 //! 3. [`daemons`]: `manager` and `agent`.
 //! 4. [`services`]: `run`, `ps`, `inspect`, `logs`, `stop`, `conns`.
-//! 5. [`moves`]: `migrate`, `migration`, with progress.
-//! 6. [`nodes`]: `node`, `rebalance`.
-//! 7. [`files`]: `checkpoint`, `restore`, `image`.
-//! 8. [`members`]: `token`, `enrol`, `user`, `audit`.
-//! 9. [`connect`]: which manager is asked.
+//! 5. [`mod@check`]: what would be in the way of a move.
+//! 6. [`moves`]: `migrate`, `migration`, with progress.
+//! 7. [`nodes`]: `node`, `rebalance`.
+//! 8. [`files`]: `checkpoint`, `restore`, `image`.
+//! 9. [`members`]: `token`, `enrol`, `user`, `audit`.
+//! 10. [`connect`]: which manager is asked.
 
 pub mod args;
+pub mod check;
 pub mod connect;
 pub mod daemons;
 pub mod files;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub use args::Cli;
-use args::Command;
+use args::{CheckArgs, Command, MigrateArgs};
 
 use crate::api::ApiError;
 use crate::wire::Address;
@@ -73,6 +75,10 @@ async fn carry_out(cli: Cli) -> Done {
         }
         Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
         Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
+        Command::Check(args) => check::check(&manager(cli.manager)?, args, json).await,
+        Command::Migrate(MigrateArgs { dry_run: true, name, to, .. }) => {
+            check::check(&manager(cli.manager)?, CheckArgs { name, to }, json).await
+        }
         Command::Migrate(args) => moves::migrate(&manager(cli.manager)?, args, json).await,
         Command::Migration { command } => {
             moves::migration(&manager(cli.manager)?, command, json).await

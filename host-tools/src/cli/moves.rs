@@ -19,7 +19,7 @@ use crate::timeline::{self, draw::bytes, draw::time};
 /// The move did not begin, or the manager was lost on the way.
 pub async fn migrate(manager: &Client, args: MigrateArgs, json: bool) -> Done {
     let path = format!("/v1/services/{}/migrate", args.name);
-    let request = MigrateRequest { to: args.to.clone() };
+    let request = MigrateRequest { to: args.to.clone(), limits: args.limits() };
     let mut progress = Progress::new(!json);
     progress.show("asking the manager");
     let mut lines = manager.lines(Method::POST, &path, &request).await?;
@@ -31,7 +31,16 @@ pub async fn migrate(manager: &Client, args: MigrateArgs, json: bool) -> Done {
             print_json_line(&event)?;
         }
         match event {
-            MoveEvent::Begun { migration, source: from, .. } => (id, source) = (migration, from),
+            MoveEvent::Begun { migration, source: from, .. } => {
+                (id, source) = (migration, from);
+                if args.detach {
+                    progress.clear();
+                    if !json {
+                        print(&format!("{id}\n"));
+                    }
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
             MoveEvent::Entered { phase } => {
                 progress.show(&format!("{phase}: {}", phase.row().does));
             }

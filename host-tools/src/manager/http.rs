@@ -13,6 +13,7 @@ use super::logs;
 use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse};
+use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
     MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
@@ -35,6 +36,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}", get(service).delete(stop))
         .route("/v1/services/{name}/connections", get(connections))
         .route("/v1/services/{name}/log", get(log))
+        .route("/v1/services/{name}/check", post(check))
         .route("/v1/services/{name}/migrate", post(migrate))
         .route("/v1/services/{name}/ownership", post(ownership))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
@@ -125,12 +127,20 @@ async fn log(
     logs::stream(manager, name, query.follow).await
 }
 
+async fn check(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<CheckRequest>,
+) -> Result<Json<Vec<Finding>>> {
+    Ok(Json(manager.check(&name, &request.to).await?))
+}
+
 async fn migrate(
     State(manager): Shared,
     Path(name): Path<String>,
     Json(request): Json<MigrateRequest>,
 ) -> Result<Response> {
-    let id = manager.migrate(&name, &request.to).await?;
+    let id = manager.migrate(&name, &request.to, request.limits).await?;
     Ok(event_stream(manager.moves.follow(&id)?))
 }
 

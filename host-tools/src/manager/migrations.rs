@@ -12,6 +12,7 @@ use crate::api::{
     ApiError, CommitAnswer, CommitRequest, Instance, InstanceState, MoveEvent, MoveRequest,
     OwnershipAnswer, OwnershipRequest,
 };
+use crate::migration::precopy::Limits;
 use crate::migration::{Outcome, Phase};
 use crate::store::{Ownership, Record, Renewal, StoreError};
 
@@ -23,7 +24,12 @@ impl Manager {
     ///
     /// # Errors
     /// What is in the way; nothing was changed.
-    pub async fn migrate(self: &Arc<Self>, name: &str, to: &str) -> Result<String, ApiError> {
+    pub async fn migrate(
+        self: &Arc<Self>,
+        name: &str,
+        to: &str,
+        limits: Limits,
+    ) -> Result<String, ApiError> {
         let record = self.record(name).await?;
         let source = self.owner(&record)?.to_owned();
         if source == to {
@@ -59,6 +65,7 @@ impl Manager {
             tunnel: number,
             destination,
             destination_name: to.to_owned(),
+            limits,
         };
         let path = format!("/v1/instances/{name}/move");
         match agent.lines(Method::POST, &path, &request).await {

@@ -7,15 +7,17 @@
 //! 5. [`moves`]: the moves as objects, and what of them is durable.
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
-//! 8. [`placement`]: which node a service goes to.
-//! 9. [`relocate`]: many moves: draining a node, rebalancing.
-//! 10. [`workspace`]: checkpoint and restore.
-//! 11. [`logs`]: a service's log across its moves.
-//! 12. [`members`]: who has a certificate, and who may get one.
-//! 13. [`securing`]: how connections are secured.
-//! 14. [`http`] and [`members_http`]: the routes.
+//! 8. [`check`]: whether a service could be moved.
+//! 9. [`placement`]: which node a service goes to.
+//! 10. [`relocate`]: many moves: draining a node, rebalancing.
+//! 11. [`workspace`]: checkpoint and restore.
+//! 12. [`logs`]: a service's log across its moves.
+//! 13. [`members`]: who has a certificate, and who may get one.
+//! 14. [`securing`]: how connections are secured.
+//! 15. [`http`] and [`members_http`]: the routes.
 
 pub mod address;
+pub mod check;
 pub mod http;
 pub mod logs;
 pub mod members;

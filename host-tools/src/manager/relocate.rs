@@ -15,6 +15,7 @@ use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::relocation::DEFAULT_PARALLEL;
 use crate::api::{ApiError, MoveEvent, RelocateEvent, RelocateRequest};
 use crate::migration::Outcome;
+use crate::migration::precopy::Limits;
 use crate::store::Record;
 
 /// Memory that is promised to moves under way and in no agent's report yet, in MiB by node.
@@ -214,7 +215,7 @@ impl Manager {
             };
             let _promise = Promise::new(promised, &to, need_mib);
             tried.push(to.clone());
-            let id = match self.migrate(&service, &to).await {
+            let id = match self.migrate(&service, &to, Limits::default()).await {
                 Ok(id) => id,
                 Err(error) => {
                     reasons.push(error.message);

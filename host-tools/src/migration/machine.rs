@@ -21,7 +21,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, PhaseLog, precopy::Policy};
+use super::precopy::{Policy, Round, Verdict};
+use super::{Phase, PhaseLog};
 
 /// Longest time for undoing, asking or taking back, in microseconds.
 const REPAIR_LIMIT_US: u64 = 20_000_000;
@@ -37,7 +38,7 @@ pub enum Event {
     StandbyReady,
     /// A precopy round was sent.
     RoundSent {
-        /// Pages it found dirty.
+        /// Pages it found dirty and sent.
         dirty: u32,
     },
     /// Frames for the service now also reach the standby.
@@ -167,7 +168,7 @@ pub enum State {
     Idle,
     Requesting,
     Preparing,
-    Copying { round: u32, before: Option<u32> },
+    Copying { number: u32, since_us: u64, before: Option<Round> },
     Mirroring,
     Draining,
     Freezing,
@@ -232,7 +233,28 @@ impl Machine {
             | State::Undoing { .. } => REPAIR_LIMIT_US,
             state => phase_of(state)?.row().deadline.as_micros() as u64,
         };
-        Some(self.entered_us + limit_us)
+        let deadline_us = self.entered_us + limit_us;
+        let timeout_us = self.policy.timeout_us();
+        Some(match (&self.state, timeout_us) {
+            // Whoever asks for a downtime may wait for it longer than the table would; a round is not cut
+            // short only because the move is to be forced after it.
+            (State::Copying { .. }, Some(timeout_us)) if self.policy.forces() => {
+                deadline_us.max(timeout_us.saturating_add(limit_us))
+            }
+            (State::Copying { .. }, Some(timeout_us)) => timeout_us,
+            (State::Requesting | State::Preparing, Some(timeout_us)) => deadline_us.min(timeout_us),
+            _ => deadline_us,
+        })
+    }
+
+    /// Why a phase has come to its deadline.
+    fn overdue(&self, phase: Phase, now_us: u64) -> String {
+        match self.policy.timeout_us() {
+            Some(timeout_us) if phase < Phase::Drain && now_us >= timeout_us => {
+                self.policy.why_not_ready(None)
+            }
+            _ => overdue(phase),
+        }
     }
 
     /// Takes what happened and says what is to be done. An event that does not belong to the state
@@ -245,15 +267,19 @@ impl Machine {
             (S::Idle, E::Start) => self.enter(S::Requesting, now_us, Action::Offer),
             (S::Requesting, E::Accepted) => self.enter(S::Preparing, now_us, Action::Prepare),
             (S::Preparing, E::StandbyReady) => {
-                let next = S::Copying { round: 1, before: None };
+                let next = S::Copying { number: 1, since_us: now_us, before: None };
                 self.enter(next, now_us, Action::SendRound { full: true })
             }
-            (S::Copying { round, before }, E::RoundSent { dirty }) => {
-                if self.policy.goes_on(round, before, dirty) {
-                    self.state = S::Copying { round: round + 1, before: Some(dirty) };
-                    vec![Action::SendRound { full: false }]
-                } else {
-                    self.enter(S::Mirroring, now_us, Action::MirrorOn)
+            (S::Copying { number, since_us, before }, E::RoundSent { dirty }) => {
+                let last = Round { number, pages: dirty, took_us: now_us.saturating_sub(since_us) };
+                match self.policy.after(before, last, now_us) {
+                    Verdict::Again => {
+                        self.state =
+                            S::Copying { number: number + 1, since_us: now_us, before: Some(last) };
+                        vec![Action::SendRound { full: false }]
+                    }
+                    Verdict::Switch => self.enter(S::Mirroring, now_us, Action::MirrorOn),
+                    Verdict::GiveUp { reason } => self.undo(Phase::Precopy, reason, now_us),
                 }
             }
             (S::Mirroring, E::MirrorOn) => self.enter(S::Draining, now_us, Action::Drain),
@@ -352,7 +378,10 @@ impl Machine {
                     self.undo(phase, reason, now_us)
                 }
                 (Some(phase), E::DestinationSilent { reason }) => self.undo(phase, reason, now_us),
-                (Some(phase), E::Deadline) => self.undo(phase, overdue(phase), now_us),
+                (Some(phase), E::Deadline) => {
+                    let reason = self.overdue(phase, now_us);
+                    self.undo(phase, reason, now_us)
+                }
                 (Some(phase), E::Cancel) => self.undo(phase, "cancelled".into(), now_us),
                 _ => Vec::new(),
             },

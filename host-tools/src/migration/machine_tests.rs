@@ -1,6 +1,7 @@
 //! Every state × every event.
 
 use super::*;
+use crate::migration::precopy::{Limits, OnTimeout};
 
 fn reason() -> String {
     "why".into()
@@ -40,7 +41,7 @@ fn states() -> Vec<State> {
         State::Idle,
         State::Requesting,
         State::Preparing,
-        State::Copying { round: 1, before: None },
+        State::Copying { number: 1, since_us: 0, before: None },
         State::Mirroring,
         State::Draining,
         State::Freezing,
@@ -77,7 +78,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
         (S::Idle, E::Start) => next(S::Requesting, A::Offer),
         (S::Requesting, E::Accepted) => next(S::Preparing, A::Prepare),
         (S::Preparing, E::StandbyReady) => {
-            next(S::Copying { round: 1, before: None }, A::SendRound { full: true })
+            next(S::Copying { number: 1, since_us: 1, before: None }, A::SendRound { full: true })
         }
         (S::Copying { .. }, E::RoundSent { .. }) => next(S::Mirroring, A::MirrorOn),
         (S::Mirroring, E::MirrorOn) => next(S::Draining, A::Drain),
@@ -199,6 +200,32 @@ fn every_waiting_state_has_a_deadline() {
     }
 }
 
+#[test]
+fn a_move_that_is_not_ready_in_time_leaves_the_source_serving() {
+    let policy = |on_timeout| {
+        let limits =
+            Limits { max_downtime_us: Some(1000), timeout_us: Some(9_000_000), on_timeout };
+        Policy { limits, ..Policy::default() }
+    };
+    for state in [State::Requesting, State::Preparing] {
+        let early = Machine { state, ..Machine::new(policy(OnTimeout::Cancel)) };
+        assert_eq!(early.deadline_us(), Some(9_000_000));
+    }
+    let copying = State::Copying { number: 4, since_us: 0, before: None };
+    let mut machine = Machine { state: copying.clone(), ..Machine::new(policy(OnTimeout::Cancel)) };
+    assert_eq!(machine.deadline_us(), Some(9_000_000));
+    let actions = machine.step(Event::Deadline, 9_000_000);
+    assert_eq!(actions, [Action::Undo { cont: false, thaw: false, mirror: false }]);
+    let State::Undoing { phase: Phase::Precopy, reason } = machine.state() else {
+        panic!("{:?}", machine.state())
+    };
+    assert!(reason.contains("after 9 s") && reason.contains("--max-downtime"), "{reason}");
+
+    let mut forced = Machine { state: copying, ..Machine::new(policy(OnTimeout::Force)) };
+    assert!(forced.deadline_us() > Some(9_000_000), "a round is not cut short");
+    assert_eq!(forced.step(Event::RoundSent { dirty: 5000 }, 9_000_000), [Action::MirrorOn]);
+}
+
 /// Whatever happens in whatever order, nothing is resumed or removed without a commit, and nothing
 /// is thawed after one unless the ownership was taken back.
 #[test]
@@ -227,7 +254,7 @@ fn no_sequence_of_events_runs_two() {
 
 #[test]
 fn a_move_without_trouble() {
-    let mut machine = Machine::new(Policy { max_rounds: 3, small_pages: 10 });
+    let mut machine = Machine::new(Policy { max_rounds: 3, small_pages: 10, ..Policy::default() });
     let mut now = 0;
     let mut actions = machine.step(Event::Start, now);
     let mut asked = Vec::new();

@@ -72,6 +72,8 @@ pub const MANAGER: &[Rule] = &[
     operate("DELETE", "/v1/services/{name}"),
     look("/v1/services/{name}/connections"),
     look("/v1/services/{name}/log"),
+    // Only looks, with a body.
+    rule("POST", "/v1/services/{name}/check", Some(Role::View)).quiet(),
     operate("POST", "/v1/services/{name}/migrate"),
     agent("POST", "/v1/services/{name}/ownership").quiet(),
     operate("POST", "/v1/services/{name}/checkpoint"),
@@ -98,7 +100,9 @@ pub const MANAGER: &[Rule] = &[
 
 /// An agent's routes. The manager may use all of them.
 pub const AGENT: &[Rule] = &[
-    rule("GET", "/v1/node", None).quiet(),
+    agent("GET", "/v1/node").quiet(),
+    rule("POST", "/v1/check/source", None).quiet(),
+    rule("POST", "/v1/check/destination", None).quiet(),
     rule("GET", "/v1/audit", None).quiet(),
     rule("GET", "/v1/instances", None).quiet(),
     rule("POST", "/v1/instances", None),

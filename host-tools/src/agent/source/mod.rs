@@ -90,7 +90,8 @@ pub async fn run(
         frozen_at: None,
     };
     let mut teller = Teller { events, told: 0, entered: None };
-    let mut machine = Machine::new(Policy::default());
+    let policy = Policy { limits: this.request.limits, ..Policy::default() };
+    let mut machine = Machine::new(policy);
     let mut actions = machine.step(Event::Start, 0);
     while machine.outcome().is_none() {
         teller.tell(&machine, false);
