@@ -12,7 +12,9 @@
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
 //! 11. [`check`]: what this host could say against a move.
 //! 12. [`holders`]: the sleeping services that this host answers for.
-//! 13. [`http`]: what the manager and other agents can ask.
+//! 13. [`securing`]: its certificate, and how its connections are secured.
+//! 14. [`epochs`]: what has run here, and will not again.
+//! 15. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up. Holders do not: the manager has them begun again.
@@ -23,6 +25,7 @@ pub mod console;
 pub mod control;
 pub mod descriptor;
 pub mod destination;
+pub mod epochs;
 pub mod holders;
 pub mod host;
 pub mod http;
@@ -30,6 +33,7 @@ pub mod instance;
 pub mod moves;
 pub mod network;
 pub mod recovery;
+pub mod securing;
 pub mod source;
 
 use std::path::PathBuf;
@@ -39,7 +43,7 @@ use std::time::{Duration, Instant};
 pub use host::Host;
 pub use network::{BridgeNetwork, Network};
 
-use crate::api::{ApiError, Client};
+use crate::api::{ApiError, Client, ReportAnswer};
 use crate::qemu::Accel;
 use crate::wire::{self, Address};
 
@@ -68,6 +72,10 @@ pub struct Config {
     pub qemu: String,
     /// Memory for guests in MiB; by default what the machine has available.
     pub memory_mib: Option<u64>,
+    /// Token to get a certificate with, if there is none yet.
+    pub join: Option<String>,
+    /// Plain HTTP, which is spoken on addresses of this machine only.
+    pub insecure_loopback: bool,
 }
 
 /// Runs an agent until `shutdown` resolves. Its guests go on, and the next agent with the same state
@@ -82,22 +90,19 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<(), ApiError> {
+    let gate = securing::gate(&config).await?;
     let accel = Accel::choose(&config.qemu).await.map_err(ApiError::failed)?;
     let listener = wire::listen(&config.listen).await.map_err(ApiError::failed)?;
     let address = match listener.tcp_address() {
         Some(address) => address.to_string(),
         None => config.listen.to_string(),
     };
-    let manager = config.manager.clone();
-    let host = Arc::new(Host::new(config, address.clone(), accel, network)?);
+    let host = Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
     host.holders.clear(host.network())?;
-    let server = tokio::spawn({
-        let router = http::router(Arc::clone(&host));
-        async move { axum::serve(listener, router).await }
-    });
-    let client = Client::new(manager, "the manager");
+    let server = gate.serve(listener, http::router(Arc::clone(&host)));
+    let client = host.manager();
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
     println!("agent {} listens on {address}, accelerator {accel}", host.name());
@@ -117,10 +122,11 @@ async fn report_forever(host: Arc<Host>, client: Client) {
     let (mut told_at, mut in_doubt) = (Instant::now(), false);
     loop {
         let report = host.report();
-        let told: Result<(), ApiError> =
+        let told: Result<ReportAnswer, ApiError> =
             client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
         match told {
-            Ok(()) => {
+            Ok(answer) => {
+                securing::revoke(&host, answer.revoked);
                 if !reached {
                     eprintln!("the manager answers again");
                 }

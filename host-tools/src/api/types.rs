@@ -126,6 +126,13 @@ pub struct NodeReport {
     pub parked: Vec<Holding>,
 }
 
+/// What the manager answers to a report.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// Numbers of certificates that are not to be accepted any more.
+    pub revoked: std::collections::BTreeSet<String>,
+}
+
 /// A node as `node ls` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node {

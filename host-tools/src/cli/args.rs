@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::members::{AuditCommand, EnrolArgs, TokenCommand, UserCommand};
 use crate::api::Problem;
 use crate::holder::OnSyn;
 use crate::manager::Pool;
@@ -23,7 +24,12 @@ pub const EXIT_CODES: &str = "Exit codes:
   4  refused, nothing was changed: a name, an address or a service is in use
   5  the request makes no sense as it is (bad file, too little memory, …)
   6  the manager or a node cannot be reached
-  7  the move failed; the service runs on at the source";
+  7  the move failed; the service runs on at the source
+  8  not allowed: no certificate, a refused one, or a role that is too low";
+
+/// Help of `--insecure-loopback`.
+const INSECURE: &str =
+    "Plain HTTP without certificates; refused for addresses that other machines can reach";
 
 /// Exit code of a move that failed before its commit.
 pub const EXIT_KEPT: u8 = 7;
@@ -37,6 +43,7 @@ pub fn exit_code(problem: Problem) -> ExitCode {
         Problem::Conflict => 4,
         Problem::Invalid => 5,
         Problem::Unreachable => 6,
+        Problem::Denied => 8,
     })
 }
 
@@ -44,9 +51,14 @@ pub fn exit_code(problem: Problem) -> ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "host-tools", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// Where the manager listens: http://HOST:PORT or unix:PATH [default: the running lab's]
+    /// Where the manager listens: HOST:PORT or unix:PATH [default: the running lab's, else the one
+    /// that the user was enrolled by]
     #[arg(long, global = true, env = "FERRY_MANAGER", value_name = "URL")]
     pub manager: Option<Address>,
+    /// Credentials to ask the manager with [default: the running lab's admin's, else
+    /// ~/.config/ferry/credentials.json]
+    #[arg(long, global = true, env = "FERRY_CREDENTIALS", value_name = "FILE")]
+    pub credentials: Option<PathBuf>,
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
@@ -137,6 +149,26 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: MigrationCommand,
+    },
+    /// One-time tokens, with which users and agents get certificates
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Get a certificate for a token; the key is made here and stays here
+    Enrol(EnrolArgs),
+    /// Users and agents that have certificates
+    User {
+        /// What to do
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+    /// The log of changes and refusals
+    Audit {
+        /// What to do
+        #[command(subcommand)]
+        command: AuditCommand,
     },
     /// A laboratory on this machine: hosts and a client as network namespaces
     Lab {
@@ -406,6 +438,8 @@ pub struct ManagerArgs {
         help = "Addresses for services"
     )]
     pub pool: Pool,
+    #[arg(long, help = INSECURE)]
+    pub insecure_loopback: bool,
 }
 
 /// `agent`.
@@ -442,6 +476,16 @@ pub struct AgentArgs {
         help = "QEMU's program"
     )]
     pub qemu: String,
+    #[arg(
+        long,
+        env = "FERRY_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        help = "One-time token to get a certificate with; not needed once there is one"
+    )]
+    pub join: Option<String>,
+    #[arg(long, help = INSECURE)]
+    pub insecure_loopback: bool,
 }
 
 /// A size in MiB from `64M`, `1G` or a number of MiB.

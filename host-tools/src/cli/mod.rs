@@ -10,12 +10,16 @@
 //! 8. [`files`]: `checkpoint`, `restore`, `image`.
 //! 9. [`sleep`]: `suspend`, `resume`.
 //! 10. [`follow`]: `migration watch` and `cancel`: a move that is under way, with progress.
+//! 11. [`members`]: `token`, `enrol`, `user`, `audit`.
+//! 12. [`connect`]: which manager is asked.
 
 pub mod args;
 pub mod check;
+pub mod connect;
 pub mod daemons;
 pub mod files;
 pub mod follow;
+pub mod members;
 pub mod moves;
 pub mod nodes;
 pub mod output;
@@ -29,7 +33,7 @@ use clap::Parser;
 pub use args::Cli;
 use args::{CheckArgs, Command, MigrateArgs};
 
-use crate::api::{ApiError, Client, Problem};
+use crate::api::ApiError;
 use crate::wire::Address;
 
 /// What a command ends with, unless it failed.
@@ -61,7 +65,8 @@ pub fn main() -> ExitCode {
 
 async fn carry_out(cli: Cli) -> Done {
     let json = cli.output == args::Output::Json;
-    let manager = |given: Option<Address>| find_manager(given);
+    let credentials = cli.credentials;
+    let manager = |given: Option<Address>| connect::find_manager(given, credentials.clone());
     match cli.command {
         Command::Manager(args) => daemons::manager(args).await,
         Command::Agent(args) => daemons::agent(args, cli.manager).await,
@@ -90,16 +95,10 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
+        Command::Token { command } => members::token(&manager(cli.manager)?, command, json).await,
+        Command::Enrol(args) => members::enrol(cli.manager, credentials.clone(), args, json).await,
+        Command::User { command } => members::user(&manager(cli.manager)?, command, json).await,
+        Command::Audit { command } => members::audit(&manager(cli.manager)?, command, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,
     }
-}
-
-/// The manager: as given, else the lab's.
-fn find_manager(given: Option<Address>) -> Result<Client, ApiError> {
-    let lab = || crate::lab::manager_socket().map(Address::Unix);
-    let address = given.or_else(lab).ok_or_else(|| {
-        ApiError::new(Problem::Unreachable, "no manager is known: no lab is up, and none was given")
-            .hint("use --manager URL or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
-    })?;
-    Ok(Client::new(address, "the manager"))
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -17,10 +17,11 @@ use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
     ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
     ConnectionLine, Image, Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer,
-    OwnershipRequest, RelocateRequest, Resumed, RunRequest, Service, SuspendRequest, Suspended,
-    WakeRequest,
+    OwnershipRequest, RelocateRequest, ReportAnswer, Resumed, RunRequest, Service, SuspendRequest,
+    Suspended, WakeRequest,
 };
 use crate::repository::ImageName;
+use crate::security::{Peer, Reason};
 
 type Shared = State<Arc<Manager>>;
 type Result<T> = std::result::Result<T, ApiError>;
@@ -63,10 +64,16 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
     Json(manager.nodes.list())
 }
 
-async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
+async fn report(
+    State(manager): Shared,
+    Extension(peer): Extension<Peer>,
+    Json(report): Json<NodeReport>,
+) -> Result<Json<ReportAnswer>> {
+    peer.speaks_for(&report.name)?;
     manager.report(report.clone()).await?;
+    let revoked = manager.members.revoked().await?;
     tokio::spawn(manager.tend(report));
-    Ok(Json(()))
+    Ok(Json(ReportAnswer { revoked }))
 }
 
 async fn drain(
@@ -233,28 +240,49 @@ async fn cancel(
     Ok(Json(manager.cancel(&id, request).await?))
 }
 
+/// Only the source's agent asks for the ownership.
+fn speaks_for_source(manager: &Manager, peer: &Peer, id: &str) -> Result<()> {
+    peer.speaks_for(&manager.moves.get(id)?.0.source)
+}
+
+/// The store's answer; that it refused is also for the audit log.
+fn told(answer: CommitAnswer) -> Response {
+    match &answer {
+        CommitAnswer::Committed { .. } => Json(answer).into_response(),
+        CommitAnswer::Refused { reason } => {
+            (Extension(Reason(reason.clone())), Json(answer)).into_response()
+        }
+    }
+}
+
 async fn commit(
     State(manager): Shared,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.commit(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.commit(&id, request).await?))
 }
 
 async fn settle(
     State(manager): Shared,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.settle(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.settle(&id, request).await?))
 }
 
 async fn take_back(
     State(manager): Shared,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.take_back(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.take_back(&id, request).await?))
 }
 
 async fn images(State(manager): Shared) -> Json<Vec<Image>> {
@@ -271,7 +299,11 @@ async fn push(
     body: Bytes,
 ) -> Result<Json<Image>> {
     let name = image_name(&name)?;
-    let pushed = tokio::task::spawn_blocking(move || manager.images.push(&name, &body));
+    let pushed = tokio::task::spawn_blocking(move || {
+        let image = manager.images.push(&name, &body)?;
+        manager.members.sign(&image.image)?;
+        Ok::<_, ApiError>(image)
+    });
     Ok(Json(pushed.await.map_err(ApiError::failed)??))
 }
 

@@ -15,19 +15,24 @@
 //! 13. [`sleep`]: suspend and resume, one at a time by [`turns`].
 //! 14. [`tend`]: what is asleep or frozen is looked after, whoever dies.
 //! 15. [`logs`]: a service's log across its moves.
-//! 16. [`http`]: the routes.
+//! 16. [`members`]: who has a certificate, and who may get one.
+//! 17. [`securing`]: how connections are secured.
+//! 18. [`http`] and [`members_http`]: the routes.
 
 pub mod address;
 pub mod cancel;
 pub mod check;
 pub mod http;
 pub mod logs;
+pub mod members;
+pub mod members_http;
 pub mod migrations;
 pub mod moves;
 pub mod nodes;
 pub mod placement;
 pub mod recovery;
 pub mod relocate;
+pub mod securing;
 pub mod services;
 pub mod sleep;
 mod standing;
@@ -40,10 +45,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use address::Pool;
+pub use members::Members;
 pub use state::Manager;
 
 use crate::api::ApiError;
-use crate::store::EmbeddedStore;
+use crate::security::secret::make_directory;
+use crate::store::{EmbeddedStore, Store};
 use crate::wire::{self, Address};
 
 /// How a manager is set up.
@@ -57,6 +64,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Addresses for services.
     pub pool: Pool,
+    /// Plain HTTP, which is spoken on addresses of this machine only.
+    pub insecure_loopback: bool,
 }
 
 /// Runs a manager until `shutdown` resolves. `ready` gets its TCP address once it listens.
@@ -68,21 +77,25 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(Option<std::net::SocketAddr>),
 ) -> Result<(), ApiError> {
-    std::fs::create_dir_all(&config.state_dir)
+    make_directory(&config.state_dir)
         .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
-    let store = EmbeddedStore::open(&config.state_dir.join("store.redb"))?;
-    let manager = Manager::open(Box::new(store), &config.state_dir, config.pool).await?;
+    let store: Arc<dyn Store> =
+        Arc::new(EmbeddedStore::open(&config.state_dir.join("store.redb"))?);
+    let members = Members::open(Arc::clone(&store), &config.state_dir)?;
+    let gate = securing::gate(&config, &members).await?;
+    let security = gate.security().clone();
+    let manager = Manager::open(store, members, security, &config.state_dir, config.pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
-    let router = http::router(manager);
+    let router =
+        http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
     let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;
     for address in config.listen.iter().chain(&socket) {
         let listener = wire::listen(address).await.map_err(ApiError::failed)?;
         tcp_address = tcp_address.or(listener.tcp_address());
-        let router = router.clone();
-        servers.push(tokio::spawn(async move { axum::serve(listener, router).await }));
+        servers.push(gate.serve(listener, router.clone()));
         println!("manager listens on {address}");
     }
     if servers.is_empty() {

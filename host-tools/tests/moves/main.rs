@@ -3,6 +3,7 @@
 mod cancel;
 mod faults;
 mod relocation;
+#[expect(dead_code, reason = "the world has more to it than these tests need")]
 mod scripted;
 mod sleep;
 
