@@ -70,7 +70,7 @@ mkdir -p "$out"
 FERRY_LAB_DIR=$out/lab
 [ ${#FERRY_LAB_DIR} -le 60 ] || FERRY_LAB_DIR=${TMPDIR:-/tmp}/ferry-demo-$$
 export FERRY_LAB_DIR
-unset FERRY_MANAGER || true
+unset FERRY_MANAGER FERRY_CREDENTIALS || true
 
 say "Starting a lab: hosts a and b, a manager, and a client, each with a network of its own"
 started=yes

@@ -64,6 +64,7 @@ images 15
 sim 12
 system 30
 browser 12
+faults 8
 END
 }
 
@@ -107,6 +108,12 @@ step() {
       host_test --test native
       sh tests/browser/moves.sh
       sh tests/browser/overlook.sh ;;
+    # tests/faults.sh is this with arguments.
+    faults)
+      build_images
+      build_programs
+      # shellcheck disable=SC2086 # a list of words
+      host_test --test faults -- ${FERRY_FAULTS:---runs 20 --seed 1} ;;
     *)
       echo "tests: no step is called $1" >&2
       exit 2 ;;

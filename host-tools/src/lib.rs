@@ -10,13 +10,14 @@
 //! 6. [`repository`]: images and snapshots, addressed by content.
 //! 7. [`store`]: who owns which service, under which epoch.
 //! 8. [`wire`]: the one place where connections are opened and accepted.
-//! 9. [`api`]: what manager, agents and commands say to each other.
-//! 10. [`agent`]: the daemon on each QEMU host.
-//! 11. [`manager`]: the daemon that everything a user types goes through.
-//! 12. [`timeline`]: a move as a picture.
-//! 13. [`metrics`]: what a monitoring system is told.
-//! 14. [`trace`]: what daemons say of what they do, and by whose command.
-//! 15. [`cli`]: the commands.
+//! 9. [`security`]: who may do what: certificates, roles, the audit log.
+//! 10. [`api`]: what manager, agents and commands say to each other.
+//! 11. [`agent`]: the daemon on each QEMU host.
+//! 12. [`manager`]: the daemon that everything a user types goes through.
+//! 13. [`timeline`]: a move as a picture.
+//! 14. [`metrics`]: what a monitoring system is told.
+//! 15. [`trace`]: what daemons say of what they do, and by whose command.
+//! 16. [`cli`]: the commands.
 //!
 //! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
 //! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
@@ -34,6 +35,7 @@ pub mod migration;
 pub mod process;
 pub mod qemu;
 pub mod repository;
+pub mod security;
 pub mod snapshot;
 pub mod store;
 pub mod timeline;

@@ -9,7 +9,7 @@ case $target in /*) ;; *) target=$PWD/$target ;; esac
 programs=$target/release
 FERRY_LAB_DIR=$(mktemp -d)
 export FERRY_LAB_DIR
-unset FERRY_MANAGER
+unset FERRY_MANAGER FERRY_CREDENTIALS
 
 finish() {
   code=$?

@@ -220,7 +220,7 @@ impl Agent {
             "--listen",
             listen,
             "--manager",
-            "http://10.77.0.2:7700",
+            "10.77.0.2:7700",
             "--bridge",
             "br0",
             "--state-dir",
@@ -228,7 +228,9 @@ impl Agent {
         ];
         let socket = UnixDatagram::bind(&ready).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let token = world.run(&["token", "create", "--role", "agent", "--name", name]);
         let mut command = world.in_node(node, &[&agent[..], more].concat());
+        command.env("FERRY_JOIN_TOKEN", token.trim());
         let child = command.env("NOTIFY_SOCKET", &ready).stdin(Stdio::null()).spawn().unwrap();
         let agent = Self(child);
         let mut said = [0; 64];

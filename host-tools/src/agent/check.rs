@@ -21,7 +21,7 @@ pub async fn source(host: &Host, question: &SourceQuestion) -> SourceFacts {
     SourceFacts {
         state: instance.as_ref().map(|instance| instance.state()),
         busy: instance.is_some_and(|instance| instance.busy.try_lock().is_err()),
-        unreachable: reach(&question.destination).await.err(),
+        unreachable: reach(host, question).await.err(),
         host: facts(host).await,
     }
 }
@@ -37,11 +37,13 @@ pub async fn destination(host: &Host, question: &DestinationQuestion) -> Destina
 }
 
 /// Asks the other node's agent who it is, the way a move would.
-async fn reach(address: &str) -> Result<(), String> {
-    let address: Address =
-        address.parse().map_err(|error: crate::wire::AddressError| error.to_string())?;
-    let client = Client::new(address, "its agent");
-    let asked = tokio::time::timeout(REACH_LIMIT, client.get::<NodeReport>("/v1/node")).await;
+async fn reach(host: &Host, question: &SourceQuestion) -> Result<(), String> {
+    let address = question.destination.parse::<Address>().map_err(|error| error.to_string())?;
+    who_are_you(&host.agent(address, &question.destination_name)).await
+}
+
+async fn who_are_you(agent: &Client) -> Result<(), String> {
+    let asked = tokio::time::timeout(REACH_LIMIT, agent.get::<NodeReport>("/v1/node")).await;
     match asked {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.message),
@@ -90,8 +92,8 @@ mod tests {
         let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap().to_string();
         drop(held);
-        let error = reach(&address).await.unwrap_err();
+        let agent = Client::new(address.parse().unwrap(), "its agent");
+        let error = who_are_you(&agent).await.unwrap_err();
         assert!(error.contains("its agent"), "{error}");
-        assert!(reach("nowhere").await.is_err());
     }
 }

@@ -8,6 +8,7 @@ use ferry_protocol::control::{Answer, Order};
 use super::destination::micros;
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
+use super::securing;
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, Digest32, InstanceState, StartRequest, now_us,
 };
@@ -94,6 +95,7 @@ async fn capture(
         instance.vm.stop().await.map_err(ApiError::failed)?;
         instance.set_port_open(false)?;
     }
+    let bytes = securing::seal(host, bytes).await?;
     let snapshot = host.snapshots.put(&bytes)?;
     let connections = drained.connections;
     Ok(Checkpoint { snapshot, bytes: bytes.len() as u64, pages, connections, frozen_us })
@@ -146,6 +148,7 @@ pub async fn prepare(
     if Digest32::of(&bytes) != digest {
         return Err(ApiError::failed("the snapshot that came is not the one asked for"));
     }
+    let bytes = securing::open(host, bytes).await?;
     let expected = spec.image.build_id.0;
     let snapshot = tokio::task::spawn_blocking(move || {
         let snapshot = Snapshot::read(&bytes)?;

@@ -125,10 +125,11 @@ async fn receive<S: AsyncRead + AsyncWrite>(
     state.mirror =
         Some(state.instance.with_port(|port| port.mirror(End::Destination, peer, tunnel))?);
     link.send(&FromDestination::Standby { boot_us: micros(begun) }).await?;
-    serve_standby(link, state, &spec).await
+    serve_standby(host, link, state, &spec).await
 }
 
 async fn serve_standby<S: AsyncRead + AsyncWrite>(
+    host: &Host,
     link: &mut Link<S>,
     standby: &mut Standby,
     spec: &ServiceSpec,
@@ -172,7 +173,11 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                 // While the source asks for the commit.
                 standby.instance.note_verified();
             }
-            FromSource::Resume { epoch } => resume(link, standby, epoch).await?,
+            FromSource::Resume { epoch } => {
+                let (name, running) = (&spec.name, standby.instance.epoch());
+                host.epochs.admit(name, &spec.id, running, epoch).map_err(ApiError::from)?;
+                resume(link, standby, epoch).await?;
+            }
             FromSource::Log { start, bytes, last } => {
                 standby.instance.console.put_history(start, &bytes, last);
             }

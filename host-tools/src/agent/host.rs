@@ -12,15 +12,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
+use super::epochs::Epochs;
 use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
+use super::securing;
 use super::{Config, Network};
 use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, Problem, ServiceSpec};
 use crate::metrics::agent::Metrics;
 use crate::qemu::{Accel, ImageInfo};
 use crate::repository::Blobs;
+use crate::security::{Gate, Party};
+use crate::wire::Address;
 
 /// Largest image that is fetched, in bytes.
 pub const MAX_IMAGE: usize = 256 << 20;
@@ -38,6 +42,7 @@ pub struct Host {
     address: String,
     accel: Accel,
     network: Box<dyn Network>,
+    pub(super) gate: Arc<Gate>,
     images: Blobs,
     /// Snapshots on their way to or from the manager.
     pub(super) snapshots: Blobs,
@@ -45,6 +50,7 @@ pub struct Host {
     pub(super) metrics: Metrics,
     /// The moves that began here.
     pub(super) moves: Moves,
+    pub(super) epochs: Epochs,
     run_dir: PathBuf,
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
@@ -85,9 +91,11 @@ impl Host {
         address: String,
         accel: Accel,
         network: Box<dyn Network>,
+        gate: Arc<Gate>,
     ) -> Result<Self, ApiError> {
         let images = Blobs::open(&config.state_dir.join("images"))?;
         let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
+        let epochs = Epochs::open(&config.state_dir.join("epochs.json"))?;
         let run_dir = config.state_dir.join("run");
         for directory in [&run_dir, &config.ram_dir] {
             std::fs::create_dir_all(directory)
@@ -113,10 +121,12 @@ impl Host {
             address,
             accel,
             network,
+            gate,
             images,
             snapshots,
             metrics: Metrics::default(),
             moves: Moves::default(),
+            epochs,
             run_dir,
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
@@ -165,6 +175,20 @@ impl Host {
     #[must_use]
     pub fn manager(&self) -> Client {
         Client::new(self.config.manager.clone(), "the manager")
+            .secured(self.gate.security(), Party::Manager)
+    }
+
+    /// A client of another node's agent with a connection of its own.
+    #[must_use]
+    pub fn agent(&self, address: Address, name: &str) -> Client {
+        Client::new(address, format!("node {name}"))
+            .secured(self.gate.security(), Party::Node(name.to_owned()))
+    }
+
+    /// Where the agent keeps what outlives it.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.config.state_dir
     }
 
     pub(super) fn set_known(&self) {
@@ -331,6 +355,7 @@ impl Host {
                 bytes
             }
         };
+        securing::check_signature(self, &spec.image).await?;
         let info = ImageInfo::read(&bytes).map_err(|error| ApiError::invalid(error.to_string()))?;
         if info.build_id != spec.image.build_id.0 {
             return Err(ApiError::invalid(format!(
@@ -398,6 +423,9 @@ impl Host {
         if instance.vm.death().borrow().is_none() {
             // Nobody may hear that it is gone.
             return ended;
+        }
+        if let Err(error) = self.epochs.ended(&instance.spec.id, instance.epoch()) {
+            tracing::warn!("{}: its epoch cannot be noted: {error}", instance.spec.name);
         }
         let mut slots = self.slots();
         let name = &instance.spec.name;

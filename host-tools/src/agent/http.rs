@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use ferry_protocol::control::{Connection, Order};
@@ -26,6 +26,8 @@ use crate::api::{
     Instance, InstanceState, Knock, MoveRequest, NodeReport, ReleaseRequest, ResumeRequest,
     Resumed, StartRequest,
 };
+use crate::manager::members_http::AuditQuery;
+use crate::security::Entry;
 use crate::snapshot::MAX_META;
 use crate::trace;
 
@@ -49,6 +51,7 @@ type Result<T> = std::result::Result<T, ApiError>;
 pub fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/v1/node", get(node))
+        .route("/v1/audit", get(audit))
         .route("/v1/check/source", post(check_source))
         .route("/v1/check/destination", post(check_destination))
         .route("/v1/instances", get(list).post(start))
@@ -61,9 +64,10 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/instances/{name}/settle", post(settle))
         .route("/v1/instances/{name}/resume", post(resume))
         .route("/v1/instances/{name}/resolve", post(resolve))
+        .route("/v1/moves/{id}", delete(cancel_move))
         .route("/v1/moves/{id}/events", get(move_events))
         .route("/v1/holders", get(holders).post(hold))
-        .route("/v1/holders/{name}", axum::routing::delete(release))
+        .route("/v1/holders/{name}", delete(release))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
         .merge(super::seeing::routes())
@@ -74,6 +78,12 @@ pub fn router(host: Arc<Host>) -> Router {
 
 async fn node(State(host): Shared) -> Json<NodeReport> {
     Json(host.report())
+}
+
+async fn audit(State(host): Shared, Query(query): Query<AuditQuery>) -> Result<Json<Vec<Entry>>> {
+    let log = Arc::clone(&host.gate.audit);
+    let last = tokio::task::spawn_blocking(move || log.last(query.last)).await;
+    Ok(Json(last.map_err(ApiError::failed)?.map_err(ApiError::failed)?))
 }
 
 async fn check_source(
@@ -104,9 +114,11 @@ async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result
         let instance = match request.snapshot {
             Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
             None => {
-                let reservation = host.reserve(&request.spec)?;
-                let kernel = host.ensure_image(&request.spec).await?;
-                host.start(reservation, &request.spec, kernel, false, request.epoch, None).await?
+                let StartRequest { spec, epoch, .. } = &request;
+                host.epochs.admit(&spec.name, &spec.id, 0, *epoch)?;
+                let reservation = host.reserve(spec)?;
+                let kernel = host.ensure_image(spec).await?;
+                host.start(reservation, spec, kernel, false, *epoch, None).await?
             }
         };
         Ok(instance.view())
@@ -237,6 +249,15 @@ async fn move_events(State(host): Shared, Path(id): Path<String>) -> Result<Resp
     Ok(event_stream(log.follow()))
 }
 
+/// The store has said that the move does not commit any more: there is nothing left to do it for.
+async fn cancel_move(State(host): Shared, Path(id): Path<String>) -> Result<Json<()>> {
+    host.moves
+        .get(&id)
+        .ok_or_else(|| ApiError::not_found(format!("no move `{id}` since this agent was started")))?
+        .cancel();
+    Ok(Json(()))
+}
+
 /// Events as lines of JSON.
 pub(crate) fn event_stream<E: serde::Serialize + Send + 'static>(
     mut events: mpsc::UnboundedReceiver<E>,
@@ -300,6 +321,10 @@ async fn resume(
 ) -> Result<Json<Resumed>> {
     let instance = host.instance(&name)?;
     let epoch = request.epoch;
+    // A manager that did not hear the answer asks again.
+    if instance.state() != InstanceState::Running || instance.epoch() != epoch {
+        host.epochs.admit(&name, &instance.spec.id, instance.epoch(), epoch)?;
+    }
     // Not to be broken off: a guest that goes on while nobody notes it would be taken for a standby.
     let resumed = async move {
         // The manager has ended whoever answered for it; here it is made sure of.

@@ -12,8 +12,10 @@
 //! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
 //! 11. [`check`]: what this host could say against a move.
 //! 12. [`holders`]: the sleeping services that this host answers for.
-//! 13. [`seeing`]: figures for those who watch.
-//! 14. [`http`]: what the manager and other agents can ask.
+//! 13. [`securing`]: its certificate, and how its connections are secured.
+//! 14. [`epochs`]: what has run here, and will not again.
+//! 15. [`seeing`]: figures for those who watch.
+//! 16. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up. Holders do not: the manager has them begun again.
@@ -24,6 +26,7 @@ pub mod console;
 pub mod control;
 pub mod descriptor;
 pub mod destination;
+pub mod epochs;
 pub mod holders;
 pub mod host;
 pub mod http;
@@ -31,17 +34,18 @@ pub mod instance;
 pub mod moves;
 pub mod network;
 pub mod recovery;
+pub mod securing;
 pub mod seeing;
 pub mod source;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use host::Host;
 pub use network::{BridgeNetwork, Network};
 
-use crate::api::{ApiError, Client};
+use crate::api::{ApiError, Client, ReportAnswer};
 use crate::qemu::Accel;
 use crate::wire::{self, Address};
 
@@ -49,6 +53,9 @@ use crate::wire::{self, Address};
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// How often it tries while the manager does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Silence after which the manager may have taken this node for gone, and a user may have said so.
+const SILENCE: Duration = Duration::from_secs(2 * REPORT_INTERVAL.as_secs());
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -67,6 +74,10 @@ pub struct Config {
     pub qemu: String,
     /// Memory for guests in MiB; by default what the machine has available.
     pub memory_mib: Option<u64>,
+    /// Token to get a certificate with, if there is none yet.
+    pub join: Option<String>,
+    /// Plain HTTP, which is spoken on addresses of this machine only.
+    pub insecure_loopback: bool,
 }
 
 /// Runs an agent until `shutdown` resolves. Its guests go on, and the next agent with the same state
@@ -81,22 +92,19 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<(), ApiError> {
+    let gate = securing::gate(&config).await?;
     let accel = Accel::choose(&config.qemu).await.map_err(ApiError::failed)?;
     let listener = wire::listen(&config.listen).await.map_err(ApiError::failed)?;
     let address = match listener.tcp_address() {
         Some(address) => address.to_string(),
         None => config.listen.to_string(),
     };
-    let manager = config.manager.clone();
-    let host = Arc::new(Host::new(config, address.clone(), accel, network)?);
+    let host = Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
     host.holders.clear(host.network())?;
-    let server = tokio::spawn({
-        let router = http::router(Arc::clone(&host));
-        async move { axum::serve(listener, router).await }
-    });
-    let client = Client::new(manager, "the manager");
+    let server = gate.serve(listener, http::router(Arc::clone(&host)));
+    let client = host.manager();
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
     tracing::info!("agent {} listens on {address}, accelerator {accel}", host.name());
@@ -109,20 +117,26 @@ pub async fn serve(
 }
 
 /// Tells the manager every few seconds that this node is there; more often while it does not answer, so
-/// that a manager that was started again knows its nodes soon.
+/// that a manager that was started again knows its nodes soon. After a silence, whoever caused it, what runs
+/// here may belong to another node.
 async fn report_forever(host: Arc<Host>, client: Client) {
     let mut reached = true;
+    let (mut told_at, mut in_doubt) = (Instant::now(), false);
     loop {
         let report = host.report();
-        let told: Result<(), ApiError> =
+        let told: Result<ReportAnswer, ApiError> =
             client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
         match told {
-            Ok(()) => {
+            Ok(answer) => {
+                securing::revoke(&host, answer.revoked);
                 if !reached {
                     tracing::info!("the manager answers again");
                 }
                 reached = true;
                 host.set_known();
+                in_doubt |= told_at.elapsed() > SILENCE;
+                in_doubt = in_doubt && !recovery::recheck::all(&host).await;
+                told_at = Instant::now();
             }
             Err(error) if reached => {
                 tracing::warn!("{error}; guests run on, trying again");

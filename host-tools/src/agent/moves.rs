@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::api::MoveEvent;
@@ -16,6 +17,7 @@ const KEPT_MOVES: usize = 64;
 #[derive(Debug, Default)]
 pub struct EventLog {
     inner: Mutex<Inner>,
+    cancelled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +36,7 @@ impl EventLog {
     /// A log that begins with these events.
     #[must_use]
     pub fn with(events: Vec<MoveEvent>) -> Self {
-        Self { inner: Mutex::new(Inner { events, followers: Vec::new() }) }
+        Self { inner: Mutex::new(Inner { events, followers: Vec::new() }), ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -49,6 +51,16 @@ impl EventLog {
         if inner.ended() {
             inner.followers.clear();
         }
+    }
+
+    /// Asks whoever carries out the move to end it.
+    pub fn cancel(&self) {
+        self.cancelled.notify_one();
+    }
+
+    /// Ends when [`EventLog::cancel`] is called, or was called before.
+    pub async fn cancelled(&self) {
+        self.cancelled.notified().await;
     }
 
     /// Tells all who follow, and forgets it.

@@ -20,6 +20,8 @@ pub struct SourceQuestion {
     pub name: String,
     /// Where the destination's agent listens.
     pub destination: String,
+    /// Its name, which its certificate has to say.
+    pub destination_name: String,
 }
 
 /// What it says.

@@ -1,5 +1,7 @@
 //! Asking a manager or an agent over HTTP/1.1.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
 use super::error::{ApiError, Problem};
+use crate::security::tls::{self, Party, Security, Tls};
 use crate::trace;
 use crate::wire::{self, Address};
 
@@ -26,7 +29,19 @@ const MAX_ANSWER: usize = 64 << 20;
 pub struct Client {
     address: Address,
     who: String,
+    secured: Secured,
     kept: Mutex<Option<SendRequest<Body>>>,
+}
+
+/// How the peer is authenticated.
+#[derive(Clone, Debug)]
+enum Secured {
+    /// Not at all: only peers on this machine are asked.
+    No,
+    /// By certificates on both sides.
+    By(Arc<Tls>, Party),
+    /// By the fingerprint of its authority; we have no certificate yet.
+    Newcomer([u8; 32]),
 }
 
 /// A body that arrives in lines.
@@ -39,7 +54,24 @@ pub struct Lines {
 impl Client {
     /// A client of `address`; `who` names it in error messages, as in "the manager".
     pub fn new(address: Address, who: impl Into<String>) -> Self {
-        Self { address, who: who.into(), kept: Mutex::new(None) }
+        Self { address, who: who.into(), secured: Secured::No, kept: Mutex::new(None) }
+    }
+
+    /// The same with connections that `security` makes to `party`.
+    #[must_use]
+    pub fn secured(self, security: &Security, party: Party) -> Self {
+        match security {
+            Security::Plain => self,
+            Security::Tls(tls) => Self { secured: Secured::By(Arc::clone(tls), party), ..self },
+        }
+    }
+
+    /// A client of the manager for somebody who has no certificate yet and knows its authority by
+    /// `fingerprint`.
+    #[must_use]
+    pub fn newcomer(address: Address, fingerprint: [u8; 32]) -> Self {
+        let secured = Secured::Newcomer(fingerprint);
+        Self { secured, ..Self::new(address, "the manager") }
     }
 
     /// The address.
@@ -52,13 +84,48 @@ impl Client {
         ApiError::new(Problem::Unreachable, format!("{} cannot be reached: {error}", self.who))
     }
 
+    /// Why a connection ended. A peer that refuses our certificate says so only after our handshake.
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
+        match tls::explain(error) {
+            Some(reason) => ApiError::denied(format!(
+                "{} at {} and we do not trust each other: {reason}",
+                self.who, self.address
+            )),
+            None if matches!(self.secured, Secured::No) => self
+                .unreachable(error)
+                .hint("it may want TLS: use --credentials FILE, as `host-tools enrol` makes it"),
+            None => self.unreachable(error),
+        }
+    }
+
     async fn connect(&self) -> Result<SendRequest<Body>, ApiError> {
+        if matches!(self.secured, Secured::No) && !self.address.is_local() {
+            return Err(ApiError::denied(format!(
+                "{} at {} is not on this machine, and there are no credentials to ask it with",
+                self.who, self.address
+            ))
+            .hint("`host-tools enrol --manager HOST:PORT --token TOKEN` gets some; an admin makes tokens with `host-tools token create`"));
+        }
         let stream = wire::connect(&self.address, CONNECT_LIMIT)
             .await
             .map_err(|error| self.unreachable(error))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.unreachable(error))?;
+        let handshake = async {
+            match &self.secured {
+                Secured::No => Ok(stream),
+                Secured::By(tls, party) => {
+                    let name = party.server_name().map_err(io::Error::other)?;
+                    tls.connect(stream, name).await
+                }
+                Secured::Newcomer(fingerprint) => tls::connect_newcomer(stream, *fingerprint).await,
+            }
+        };
+        let stream = match tokio::time::timeout(CONNECT_LIMIT, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.broken(&error)),
+            Err(_) => return Err(self.unreachable("no TLS handshake in time")),
+        };
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
@@ -93,7 +160,7 @@ impl Client {
     ) -> Result<Response<Incoming>, ApiError> {
         let mut sender = self.connect().await?;
         let request = self.request(method, path, body)?;
-        let answer = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         check(answer).await
     }
 
@@ -122,8 +189,7 @@ impl Client {
             };
             let content = serde_json::to_vec(body).map_err(ApiError::failed)?;
             let request = self.request(method, path, Body::from(content))?;
-            let answer =
-                sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
             let answer = check(answer).await;
             let bytes = match answer {
                 Ok(answer) => collect(answer.into_body()).await?,
@@ -201,8 +267,7 @@ impl Client {
             let headers = request.headers_mut();
             headers.insert("connection", hyper::header::HeaderValue::from_static("upgrade"));
             headers.insert("upgrade", hyper::header::HeaderValue::from_static(protocol));
-            let answer =
-                sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 check(answer).await?;
                 return Err(ApiError::failed(format!("{} does not speak {protocol}", self.who)));

@@ -16,6 +16,8 @@ pub enum Problem {
     Invalid,
     /// A node or the manager cannot be reached.
     Unreachable,
+    /// The certificate or its role does not allow it.
+    Denied,
     /// It was tried and did not work.
     Failed,
 }
@@ -29,6 +31,7 @@ impl Problem {
             Self::Conflict => StatusCode::CONFLICT,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unreachable => StatusCode::BAD_GATEWAY,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -75,6 +78,11 @@ impl ApiError {
         Self::new(Problem::Invalid, message)
     }
 
+    /// Something that is not allowed.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(Problem::Denied, message)
+    }
+
     /// Something that did not work.
     pub fn failed(error: impl std::fmt::Display) -> Self {
         Self::new(Problem::Failed, error.to_string())
@@ -83,6 +91,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.problem.status(), axum::Json(self)).into_response()
+        let reason = crate::security::Reason(self.message.clone());
+        (self.problem.status(), axum::Extension(reason), axum::Json(self)).into_response()
     }
 }

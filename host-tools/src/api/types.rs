@@ -126,6 +126,13 @@ pub struct NodeReport {
     pub parked: Vec<Holding>,
 }
 
+/// What the manager answers to a report.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// Numbers of certificates that are not to be accepted any more.
+    pub revoked: std::collections::BTreeSet<String>,
+}
+
 /// A node as `node ls` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node {
@@ -198,6 +205,14 @@ pub struct MoveRequest {
 pub struct CommitRequest {
     /// Ownership number that the asker knows.
     pub epoch: u64,
+}
+
+/// `POST /v1/migrations/{id}/cancel`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// A node that never comes back, as a user says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_is_gone: Option<String>,
 }
 
 /// `POST /v1/services/{name}/ownership`: an agent asks whose a service is.

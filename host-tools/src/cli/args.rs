@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::members::{AuditCommand, EnrolArgs, TokenCommand, UserCommand};
 use crate::api::Problem;
 use crate::holder::OnSyn;
 use crate::manager::Pool;
@@ -23,7 +24,12 @@ pub const EXIT_CODES: &str = "Exit codes:
   4  refused, nothing was changed: a name, an address or a service is in use
   5  the request makes no sense as it is (bad file, too little memory, …)
   6  the manager or a node cannot be reached
-  7  the move failed; the service runs on at the source";
+  7  the move failed; the service runs on at the source
+  8  not allowed: no certificate, a refused one, or a role that is too low";
+
+/// Help of `--insecure-loopback`.
+const INSECURE: &str =
+    "Plain HTTP without certificates; refused for addresses that other machines can reach";
 
 /// Exit code of a move that failed before its commit.
 pub const EXIT_KEPT: u8 = 7;
@@ -37,6 +43,7 @@ pub fn exit_code(problem: Problem) -> ExitCode {
         Problem::Conflict => 4,
         Problem::Invalid => 5,
         Problem::Unreachable => 6,
+        Problem::Denied => 8,
     })
 }
 
@@ -44,9 +51,14 @@ pub fn exit_code(problem: Problem) -> ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "host-tools", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// Where the manager listens: http://HOST:PORT or unix:PATH [default: the running lab's]
+    /// Where the manager listens: HOST:PORT or unix:PATH [default: the running lab's, else the one
+    /// that the user was enrolled by]
     #[arg(long, global = true, env = "FERRY_MANAGER", value_name = "URL")]
     pub manager: Option<Address>,
+    /// Credentials to ask the manager with [default: the running lab's admin's, else
+    /// ~/.config/ferry/credentials.json]
+    #[arg(long, global = true, env = "FERRY_CREDENTIALS", value_name = "FILE")]
+    pub credentials: Option<PathBuf>,
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
@@ -89,6 +101,12 @@ pub enum Command {
     Stop {
         /// Name of the service
         name: String,
+        /// Its node is silent and never comes back: forget what runs there
+        ///
+        /// The node's agent, if it returns all the same, ends it. Until then it may still answer clients: make
+        /// sure that the machine is off before you start the service elsewhere.
+        #[arg(long, value_name = "NODE")]
+        host_is_gone: Option<String>,
     },
     /// List a service's TCP connections
     Conns {
@@ -131,6 +149,26 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: MigrationCommand,
+    },
+    /// One-time tokens, with which users and agents get certificates
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Get a certificate for a token; the key is made here and stays here
+    Enrol(EnrolArgs),
+    /// Users and agents that have certificates
+    User {
+        /// What to do
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+    /// The log of changes and refusals
+    Audit {
+        /// What to do
+        #[command(subcommand)]
+        command: AuditCommand,
     },
     /// Show hosts, services and moves in the terminal, as they change
     Top(super::top::TopArgs),
@@ -362,6 +400,29 @@ pub enum MigrationCommand {
         #[arg(long, value_name = "FILE.svg")]
         timeline: Option<PathBuf>,
     },
+    /// Follow a move to its end
+    #[command(after_help = EXIT_CODES)]
+    Watch {
+        /// Id of the move
+        id: String,
+    },
+    /// End a move that has not committed; the service stays where it is, its connections open
+    #[command(
+        after_help = "Exit code 0: the service serves on its source. 4: the move is over or has \
+                      committed, nothing was changed."
+    )]
+    Cancel {
+        /// Id of the move
+        id: String,
+        /// This node of the move is silent and never comes back: decide without it
+        ///
+        /// After the commit, the source's copy goes on in place of a destination that is gone; clients may see
+        /// an older state of their connections if the destination has spoken to them. A service on a source
+        /// that is gone is lost until that returns. The node's agent, if it returns all the same, ends what
+        /// no longer belongs to it. Until then it may still answer clients: make sure that the machine is off.
+        #[arg(long, value_name = "NODE")]
+        host_is_gone: Option<String>,
+    },
 }
 
 /// `manager`.
@@ -381,6 +442,8 @@ pub struct ManagerArgs {
         help = "Addresses for services"
     )]
     pub pool: Pool,
+    #[arg(long, help = INSECURE)]
+    pub insecure_loopback: bool,
     #[command(flatten)]
     pub log: crate::trace::LogArgs,
 }
@@ -419,6 +482,16 @@ pub struct AgentArgs {
         help = "QEMU's program"
     )]
     pub qemu: String,
+    #[arg(
+        long,
+        env = "FERRY_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        help = "One-time token to get a certificate with; not needed once there is one"
+    )]
+    pub join: Option<String>,
+    #[arg(long, help = INSECURE)]
+    pub insecure_loopback: bool,
     #[command(flatten)]
     pub log: crate::trace::LogArgs,
 }

@@ -42,6 +42,7 @@ pub async fn manager(args: ManagerArgs) -> Done {
         socket: args.socket,
         state_dir: args.state_dir,
         pool: args.pool,
+        insecure_loopback: args.insecure_loopback,
     };
     manager::serve(config, shutdown()?, |_| tell_ready()).await?;
     Ok(ExitCode::SUCCESS)
@@ -55,7 +56,7 @@ pub async fn agent(args: AgentArgs, manager: Option<Address>) -> Done {
     begin_log(args.log);
     check_name(&args.name).map_err(|error| ApiError::invalid(error.to_string()))?;
     let manager = manager
-        .ok_or_else(|| ApiError::invalid("an agent needs --manager URL or $FERRY_MANAGER"))?;
+        .ok_or_else(|| ApiError::invalid("an agent needs --manager HOST:PORT or $FERRY_MANAGER"))?;
     let config = agent::Config {
         name: args.name,
         listen: args.listen,
@@ -64,6 +65,8 @@ pub async fn agent(args: AgentArgs, manager: Option<Address>) -> Done {
         ram_dir: args.ram_dir,
         qemu: args.qemu,
         memory_mib: args.memory.map(u64::from),
+        join: args.join,
+        insecure_loopback: args.insecure_loopback,
     };
     let network = Box::new(BridgeNetwork { bridge: args.bridge });
     agent::serve(config, network, shutdown()?, tell_ready).await?;

@@ -17,6 +17,7 @@ use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, Client, Image, Resumed, Service, now_us,
 };
 use crate::repository::ImageName;
+use crate::security::seal;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::write_atomically;
 use crate::timeline::draw::{bytes, time};
@@ -178,8 +179,10 @@ pub async fn checkpoint(manager: &Client, args: CheckpointArgs, json: bool) -> D
 pub async fn restore(manager: &Client, args: RestoreArgs, json: bool) -> Done {
     let content = read(&args.import)?;
     // A bad file is refused here already, without a manager.
-    Snapshot::read(&content)
-        .map_err(|error| ApiError::invalid(format!("{}: {error}", args.import.display())))?;
+    if seal::cluster_of(&content).is_none() {
+        Snapshot::read(&content)
+            .map_err(|error| ApiError::invalid(format!("{}: {error}", args.import.display())))?;
+    }
     let mut progress = Progress::new(!json);
     progress.show("restoring");
     let name = args.name.map(|name| format!("&name={name}")).unwrap_or_default();

@@ -9,12 +9,18 @@
 //! 7. [`nodes`]: `node`, `rebalance`.
 //! 8. [`files`]: `checkpoint`, `restore`, `image`.
 //! 9. [`sleep`]: `suspend`, `resume`.
-//! 10. [`top`] and [`web`]: seeing what happens.
+//! 10. [`follow`]: `migration watch` and `cancel`: a move that is under way, with progress.
+//! 11. [`members`]: `token`, `enrol`, `user`, `audit`.
+//! 12. [`connect`]: which manager is asked.
+//! 13. [`top`] and [`web`]: seeing what happens.
 
 pub mod args;
 pub mod check;
+pub mod connect;
 pub mod daemons;
 pub mod files;
+pub mod follow;
+pub mod members;
 pub mod moves;
 pub mod nodes;
 pub mod output;
@@ -30,7 +36,7 @@ use clap::Parser;
 pub use args::Cli;
 use args::{CheckArgs, Command, MigrateArgs};
 
-use crate::api::{ApiError, Client, Problem};
+use crate::api::ApiError;
 use crate::trace::{TraceId, under};
 use crate::wire::Address;
 
@@ -67,7 +73,8 @@ pub fn main() -> ExitCode {
 
 async fn carry_out(cli: Cli) -> Done {
     let json = cli.output == args::Output::Json;
-    let manager = |given: Option<Address>| find_manager(given);
+    let credentials = cli.credentials;
+    let manager = |given: Option<Address>| connect::find_manager(given, credentials.clone());
     match cli.command {
         Command::Manager(args) => daemons::manager(args).await,
         Command::Agent(args) => daemons::agent(args, cli.manager).await,
@@ -78,7 +85,9 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Logs { name, follow } => {
             services::logs(&manager(cli.manager)?, &name, follow).await
         }
-        Command::Stop { name } => services::stop(&manager(cli.manager)?, &name, json).await,
+        Command::Stop { name, host_is_gone } => {
+            services::stop(&manager(cli.manager)?, &name, host_is_gone.as_deref(), json).await
+        }
         Command::Conns { name } => services::conns(&manager(cli.manager)?, &name, json).await,
         Command::Check(args) => check::check(&manager(cli.manager)?, args, json).await,
         Command::Migrate(MigrateArgs { dry_run: true, name, to, .. }) => {
@@ -94,18 +103,12 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Resume(args) => sleep::resume(&manager(cli.manager)?, args, json).await,
         Command::Image { command } => files::image(&manager(cli.manager)?, command, json).await,
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
+        Command::Token { command } => members::token(&manager(cli.manager)?, command, json).await,
+        Command::Enrol(args) => members::enrol(cli.manager, credentials.clone(), args, json).await,
+        Command::User { command } => members::user(&manager(cli.manager)?, command, json).await,
+        Command::Audit { command } => members::audit(&manager(cli.manager)?, command, json).await,
         Command::Top(args) => top::top(manager(cli.manager)?, args).await,
         Command::Web(args) => web::web(manager(cli.manager)?, args, json).await,
         Command::Rebalance(how) => nodes::rebalance(&manager(cli.manager)?, how, json).await,
     }
-}
-
-/// The manager: as given, else the lab's.
-fn find_manager(given: Option<Address>) -> Result<Client, ApiError> {
-    let lab = || crate::lab::manager_socket().map(Address::Unix);
-    let address = given.or_else(lab).ok_or_else(|| {
-        ApiError::new(Problem::Unreachable, "no manager is known: no lab is up, and none was given")
-            .hint("use --manager URL or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
-    })?;
-    Ok(Client::new(address, "the manager"))
 }

@@ -1,4 +1,4 @@
-//! `migrate`, `migration`, with progress.
+//! `migrate`, `migration ls` and `show`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +7,9 @@ use hyper::Method;
 
 use super::Done;
 use super::args::{EXIT_KEPT, MigrateArgs, MigrationCommand};
+use super::follow::{self, Told};
 use super::output::{Progress, Table, print, print_json, print_json_line};
+use crate::api::client::Lines;
 use crate::api::{ApiError, Client, MigrateRequest, Migration, MoveEvent, MoveSummary, Problem};
 use crate::migration::{Outcome, PhaseRecord};
 use crate::snapshot::file::write_atomically;
@@ -23,43 +25,18 @@ pub async fn migrate(manager: &Client, args: MigrateArgs, json: bool) -> Done {
     let mut progress = Progress::new(!json);
     progress.show("asking the manager");
     let mut lines = manager.lines(Method::POST, &path, &request).await?;
-    let mut id = String::new();
-    let mut source = String::new();
-    let mut ended = None;
-    while let Some(event) = lines.next::<MoveEvent>().await.map_err(|error| lost(&id, error))? {
-        if json {
-            print_json_line(&event)?;
-        }
-        match event {
-            MoveEvent::Begun { migration, source: from, .. } => {
-                (id, source) = (migration, from);
-                if args.detach {
-                    progress.clear();
-                    if !json {
-                        print(&format!("{id}\n"));
-                    }
-                    return Ok(ExitCode::SUCCESS);
-                }
-            }
-            MoveEvent::Entered { phase } => {
-                progress.show(&format!("{phase}: {}", phase.row().does));
-            }
-            MoveEvent::Waiting { reason } => progress.show(&format!("waiting: {reason}")),
-            MoveEvent::Phase(record) => {
-                progress.clear();
-                if !json {
-                    print(&phase_line(&record));
-                }
-            }
-            MoveEvent::Ended { result, summary } => ended = Some((result, summary)),
-        }
+    if args.detach {
+        progress.clear();
+        return begun(&mut lines, json).await;
     }
-    progress.clear();
+    let mut told = Told::default();
+    follow::show(&mut lines, &mut progress, &mut told, json).await?;
+    let Told { id, source, ended } = told;
     if let Some(file) = &args.timeline {
         draw(manager, &id, file).await?;
     }
     let Some((result, summary)) = ended else {
-        return Err(lost(&id, ApiError::failed("the stream ended early")));
+        return Err(follow::lost(&id, ApiError::failed("the stream ended early")));
     };
     let names = Names { service: &args.name, source: &source, destination: &args.to, id: &id };
     if !json && matches!(result, Outcome::Moved { .. }) {
@@ -68,16 +45,29 @@ pub async fn migrate(manager: &Client, args: MigrateArgs, json: bool) -> Done {
     finish(&names, &result)
 }
 
-fn lost(id: &str, error: ApiError) -> ApiError {
-    ApiError { message: format!("{}; the move {id} goes on without us", error.message), ..error }
-        .hint(format!("`host-tools migration show {id}` tells how it ended"))
+/// What a move is about.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Names<'a> {
+    pub service: &'a str,
+    pub source: &'a str,
+    pub destination: &'a str,
+    pub id: &'a str,
 }
 
-struct Names<'a> {
-    service: &'a str,
-    source: &'a str,
-    destination: &'a str,
-    id: &'a str,
+/// Says which move has begun, and leaves it alone.
+async fn begun(lines: &mut Lines, json: bool) -> Done {
+    while let Some(event) = lines.next::<MoveEvent>().await? {
+        if let MoveEvent::Begun { migration, .. } = &event {
+            if json {
+                print_json_line(&event)?;
+            } else {
+                print(&format!("{migration}\n"));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    Err(ApiError::failed("the stream ended before the move began"))
 }
 
 /// One line for a phase: name, time, and what was moved in it.
@@ -119,7 +109,10 @@ fn summary_text(names: &Names<'_>, summary: &MoveSummary) -> String {
 }
 
 /// The last word of a move.
-fn finish(names: &Names<'_>, result: &Outcome) -> Done {
+///
+/// # Errors
+/// The service does not run, or its owner does not answer.
+pub fn finish(names: &Names<'_>, result: &Outcome) -> Done {
     let Names { service, source, destination, id } = names;
     match result {
         Outcome::Moved { .. } => Ok(ExitCode::SUCCESS),
@@ -145,7 +138,7 @@ fn finish(names: &Names<'_>, result: &Outcome) -> Done {
                  node {source} keeps its frozen copy"
             ),
         )
-        .hint(format!("bring node {destination} back; `host-tools migration show {id}` has the details"))),
+        .hint(format!("bring node {destination} back, or `host-tools migration cancel {id} --host-is-gone {destination}`"))),
     }
 }
 
@@ -155,7 +148,7 @@ async fn draw(manager: &Client, id: &str, file: &Path) -> Result<(), ApiError> {
         .map_err(|error| ApiError::failed(format!("{}: {error}", file.display())))
 }
 
-/// `migration ls` and `migration show`.
+/// `migration`.
 ///
 /// # Errors
 /// There is no such move.
@@ -196,6 +189,10 @@ pub async fn migration(manager: &Client, command: MigrationCommand, json: bool) 
                 return Ok(ExitCode::SUCCESS);
             }
             show(&migration);
+        }
+        MigrationCommand::Watch { id } => return follow::watch(manager, &id, json).await,
+        MigrationCommand::Cancel { id, host_is_gone } => {
+            return follow::cancel(manager, &id, host_is_gone, json).await;
         }
     }
     Ok(ExitCode::SUCCESS)

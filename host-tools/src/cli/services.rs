@@ -164,8 +164,9 @@ pub async fn logs(manager: &Client, name: &str, follow: bool) -> Done {
 ///
 /// # Errors
 /// There is no such service, or it still runs.
-pub async fn stop(manager: &Client, name: &str, json: bool) -> Done {
-    let path = format!("/v1/services/{name}");
+pub async fn stop(manager: &Client, name: &str, host_is_gone: Option<&str>, json: bool) -> Done {
+    let gone = host_is_gone.map_or_else(String::new, |node| format!("?host_is_gone={node}"));
+    let path = format!("/v1/services/{name}{gone}");
     manager.json::<()>(Method::DELETE, &path, &(), SHORT).await?;
     if json {
         print_json(&serde_json::json!({ "stopped": name }))?;

@@ -25,6 +25,7 @@ pub mod notify;
 pub mod plan;
 pub mod state;
 pub mod status;
+pub mod tokens;
 pub mod up;
 
 use std::io;
@@ -164,6 +165,14 @@ pub enum LabError {
         log: PathBuf,
         /// The log's last lines.
         tail: String,
+    },
+    /// The manager gave no token.
+    #[error("the manager gives no token for the agent of node \"{node}\": {why}")]
+    Token {
+        /// The node.
+        node: String,
+        /// What it said.
+        why: String,
     },
     /// A process could not be started.
     #[error("cannot start {what}: {source}")]

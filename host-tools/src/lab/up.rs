@@ -94,7 +94,7 @@ pub fn restart(args: &RestartArgs) -> Result<(), LabError> {
     let mut lab = Lab { state, dir, children: Vec::new() };
     let Some((what, arguments)) = lab.daemon_of(&node) else { return Err(no_such) };
     let deadline = Instant::now() + DAEMON_DEADLINE;
-    let waiting = lab.start(what, &node.name, arguments)?;
+    let waiting = lab.start(what, &node.name, arguments, None)?;
     lab.wait(what, &node.name, &waiting, deadline)?;
     println!("the {what} of {} runs again", node.name);
     Ok(())
@@ -177,7 +177,13 @@ impl Lab {
         let mut all = Vec::new();
         for node in &nodes {
             let Some((what, arguments)) = self.daemon_of(node) else { continue };
-            let waiting = self.start(what, &node.name, arguments)?;
+            let token = match node.role {
+                Role::Host => {
+                    Some(super::tokens::for_agent(&own_program()?, &self.dir, &node.name)?)
+                }
+                _ => None,
+            };
+            let waiting = self.start(what, &node.name, arguments, token)?;
             // Agents are not ready before the manager knows them.
             if node.role == Role::Manager {
                 self.wait(what, &node.name, &waiting, deadline)?;
@@ -209,7 +215,7 @@ impl Lab {
                     "--listen",
                     &format!("{ip}:{}", plan::AGENT_PORT),
                     "--manager",
-                    &format!("http://{manager}"),
+                    &manager,
                     "--bridge",
                     plan::HOST_BRIDGE,
                 ];
@@ -225,6 +231,7 @@ impl Lab {
         what: &'static str,
         node: &str,
         arguments: Vec<String>,
+        token: Option<String>,
     ) -> Result<Listener, LabError> {
         let file = |path: &Path| {
             let path = path.to_owned();
@@ -246,6 +253,8 @@ impl Lab {
             .arg(&state_dir)
             .env("FERRY_LAB_DIR", &self.dir)
             .env("NOTIFY_SOCKET", listener.path())
+            // Not among the arguments, which all users of the machine can read.
+            .envs(token.map(|token| ("FERRY_JOIN_TOKEN", token)))
             .stdin(Stdio::null())
             .stdout(log_file)
             .stderr(log_too)

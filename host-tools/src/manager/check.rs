@@ -47,7 +47,11 @@ impl Manager {
         let destination = self.nodes.client(to)?;
         let address = self.nodes.last_report(to).map(|report| report.address).unwrap_or_default();
         let node = self.nodes.list().into_iter().find(|node| node.report.name == to);
-        let question = SourceQuestion { name: name.to_owned(), destination: address };
+        let question = SourceQuestion {
+            name: name.to_owned(),
+            destination: address,
+            destination_name: to.to_owned(),
+        };
         let begun_us = now_us();
         let said_by_source =
             agent.json(Method::POST, "/v1/check/source", &question, LOOK_LIMIT).await;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -15,11 +15,13 @@ use crate::agent::checkpoint::MAX_SNAPSHOT;
 use crate::agent::http::{event_stream, parse, to_the_end};
 use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
-    ApiError, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest, ConnectionLine, Image,
-    Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer, OwnershipRequest,
-    RelocateRequest, Resumed, RunRequest, Service, SuspendRequest, Suspended, WakeRequest,
+    ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
+    ConnectionLine, Image, Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer,
+    OwnershipRequest, RelocateRequest, ReportAnswer, Resumed, RunRequest, Service, SuspendRequest,
+    Suspended, WakeRequest,
 };
 use crate::repository::ImageName;
+use crate::security::{Peer, Reason};
 
 type Shared = State<Arc<Manager>>;
 type Result<T> = std::result::Result<T, ApiError>;
@@ -47,6 +49,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/migrations", get(migrations))
         .route("/v1/migrations/{id}", get(migration))
         .route("/v1/migrations/{id}/events", get(events))
+        .route("/v1/migrations/{id}/cancel", post(cancel))
         .route("/v1/migrations/{id}/commit", post(commit))
         .route("/v1/migrations/{id}/settle", post(settle))
         .route("/v1/migrations/{id}/take-back", post(take_back))
@@ -63,10 +66,16 @@ async fn nodes(State(manager): Shared) -> Json<Vec<Node>> {
     Json(manager.nodes.list())
 }
 
-async fn report(State(manager): Shared, Json(report): Json<NodeReport>) -> Result<Json<()>> {
+async fn report(
+    State(manager): Shared,
+    Extension(peer): Extension<Peer>,
+    Json(report): Json<NodeReport>,
+) -> Result<Json<ReportAnswer>> {
+    peer.speaks_for(&report.name)?;
     manager.report(report.clone()).await?;
+    let revoked = manager.members.revoked().await?;
     tokio::spawn(manager.tend(report));
-    Ok(Json(()))
+    Ok(Json(ReportAnswer { revoked }))
 }
 
 async fn drain(
@@ -101,8 +110,17 @@ async fn service(State(manager): Shared, Path(name): Path<String>) -> Result<Jso
     Ok(Json(manager.service(&name).await?))
 }
 
-async fn stop(State(manager): Shared, Path(name): Path<String>) -> Result<Json<()>> {
-    manager.stop(&name).await?;
+#[derive(Debug, Deserialize)]
+struct StopQuery {
+    host_is_gone: Option<String>,
+}
+
+async fn stop(
+    State(manager): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<Json<()>> {
+    manager.stop(&name, query.host_is_gone.as_deref()).await?;
     Ok(Json(()))
 }
 
@@ -216,28 +234,57 @@ async fn events(State(manager): Shared, Path(id): Path<String>) -> Result<Respon
     Ok(event_stream(manager.moves.follow(&id)?))
 }
 
-async fn commit(
+async fn cancel(
     State(manager): Shared,
     Path(id): Path<String>,
+    Json(request): Json<CancelRequest>,
+) -> Result<Json<()>> {
+    Ok(Json(manager.cancel(&id, request).await?))
+}
+
+/// Only the source's agent asks for the ownership.
+fn speaks_for_source(manager: &Manager, peer: &Peer, id: &str) -> Result<()> {
+    peer.speaks_for(&manager.moves.get(id)?.0.source)
+}
+
+/// The store's answer; that it refused is also for the audit log.
+fn told(answer: CommitAnswer) -> Response {
+    match &answer {
+        CommitAnswer::Committed { .. } => Json(answer).into_response(),
+        CommitAnswer::Refused { reason } => {
+            (Extension(Reason(reason.clone())), Json(answer)).into_response()
+        }
+    }
+}
+
+async fn commit(
+    State(manager): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.commit(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.commit(&id, request).await?))
 }
 
 async fn settle(
     State(manager): Shared,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.settle(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.settle(&id, request).await?))
 }
 
 async fn take_back(
     State(manager): Shared,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     Json(request): Json<CommitRequest>,
-) -> Result<Json<CommitAnswer>> {
-    Ok(Json(manager.take_back(&id, request).await?))
+) -> Result<Response> {
+    speaks_for_source(&manager, &peer, &id)?;
+    Ok(told(manager.take_back(&id, request).await?))
 }
 
 async fn images(State(manager): Shared) -> Json<Vec<Image>> {
@@ -254,7 +301,11 @@ async fn push(
     body: Bytes,
 ) -> Result<Json<Image>> {
     let name = image_name(&name)?;
-    let pushed = tokio::task::spawn_blocking(move || manager.images.push(&name, &body));
+    let pushed = tokio::task::spawn_blocking(move || {
+        let image = manager.images.push(&name, &body)?;
+        manager.members.sign(&image.image)?;
+        Ok::<_, ApiError>(image)
+    });
     Ok(Json(pushed.await.map_err(ApiError::failed)??))
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use super::cancel::under_way;
 use super::moves::KeptMove;
 use super::state::{MIGRATION_DOCUMENT, Manager};
 use super::workspace::CHECKPOINT_PREFIX;
@@ -32,6 +33,9 @@ impl Manager {
         limits: Limits,
     ) -> Result<String, ApiError> {
         let record = self.record(name).await?;
+        if let Some(id) = &record.migration {
+            return Err(under_way(name, id));
+        }
         let source = self.owner(&record)?.to_owned();
         if source == to {
             return Err(ApiError::conflict(format!("`{name}` already runs on node {to}")));

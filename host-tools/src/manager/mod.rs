@@ -8,20 +8,26 @@
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
 //! 8. [`check`]: whether a service could be moved.
-//! 9. [`placement`]: which node a service goes to.
-//! 10. [`relocate`]: many moves: draining a node, rebalancing.
-//! 11. [`workspace`]: checkpoint and restore.
-//! 12. [`logs`]: a service's log across its moves.
-//! 13. [`overview`] and [`watch`]: the present state and its changes, for those who look.
-//! 14. [`web`]: the page.
-//! 15. [`http`]: the routes.
-//! 16. [`sleep`]: suspend and resume, one at a time by [`turns`].
-//! 17. [`tend`]: what is asleep or frozen is looked after, whoever dies.
+//! 9. [`standing`]: where a move stands, by the record alone; [`cancel`]: ending a move on a user's word.
+//! 10. [`placement`]: which node a service goes to.
+//! 11. [`relocate`]: many moves: draining a node, rebalancing.
+//! 12. [`workspace`]: checkpoint and restore.
+//! 13. [`sleep`]: suspend and resume, one at a time by [`turns`].
+//! 14. [`tend`]: what is asleep or frozen is looked after, whoever dies.
+//! 15. [`logs`]: a service's log across its moves.
+//! 16. [`members`]: who has a certificate, and who may get one.
+//! 17. [`securing`]: how connections are secured.
+//! 18. [`overview`] and [`watch`]: the present state and its changes, for those who look.
+//! 19. [`web`]: the page.
+//! 20. [`http`] and [`members_http`]: the routes.
 
 pub mod address;
+pub mod cancel;
 pub mod check;
 pub mod http;
 pub mod logs;
+pub mod members;
+pub mod members_http;
 pub mod migrations;
 pub mod moves;
 pub mod nodes;
@@ -29,8 +35,10 @@ pub mod overview;
 pub mod placement;
 pub mod recovery;
 pub mod relocate;
+pub mod securing;
 pub mod services;
 pub mod sleep;
+mod standing;
 pub mod state;
 pub mod tend;
 pub mod turns;
@@ -42,10 +50,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use address::Pool;
+pub use members::Members;
 pub use state::Manager;
 
 use crate::api::ApiError;
-use crate::store::EmbeddedStore;
+use crate::security::secret::make_directory;
+use crate::store::{EmbeddedStore, Store};
 use crate::wire::{self, Address};
 
 /// How a manager is set up.
@@ -59,6 +69,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Addresses for services.
     pub pool: Pool,
+    /// Plain HTTP, which is spoken on addresses of this machine only.
+    pub insecure_loopback: bool,
 }
 
 /// Runs a manager until `shutdown` resolves. `ready` gets its TCP address once it listens.
@@ -70,21 +82,25 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(Option<std::net::SocketAddr>),
 ) -> Result<(), ApiError> {
-    std::fs::create_dir_all(&config.state_dir)
+    make_directory(&config.state_dir)
         .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
-    let store = EmbeddedStore::open(&config.state_dir.join("store.redb"))?;
-    let manager = Manager::open(Box::new(store), &config.state_dir, config.pool).await?;
+    let store: Arc<dyn Store> =
+        Arc::new(EmbeddedStore::open(&config.state_dir.join("store.redb"))?);
+    let members = Members::open(Arc::clone(&store), &config.state_dir)?;
+    let gate = securing::gate(&config, &members).await?;
+    let security = gate.security().clone();
+    let manager = Manager::open(store, members, security, &config.state_dir, config.pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
-    let router = http::router(manager);
+    let router =
+        http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
     let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;
     for address in config.listen.iter().chain(&socket) {
         let listener = wire::listen(address).await.map_err(ApiError::failed)?;
         tcp_address = tcp_address.or(listener.tcp_address());
-        let router = router.clone();
-        servers.push(tokio::spawn(async move { axum::serve(listener, router).await }));
+        servers.push(gate.serve(listener, router.clone()));
         tracing::info!("manager listens on {address}");
     }
     if servers.is_empty() {

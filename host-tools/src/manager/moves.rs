@@ -4,13 +4,14 @@
 //! service's record lets go of it. So a record names a move only while that move's document is open, or a
 //! moment longer, which [`Manager::recover`](super::Manager::recover) mends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 
 use crate::agent::moves::EventLog;
 use crate::api::{ApiError, Migration, MoveEvent, SeenMove, move_number, now_us};
@@ -47,11 +48,17 @@ struct Tracked {
     migration: Migration,
     epoch: u64,
     log: Arc<EventLog>,
+    /// Nodes that a user has given up. Not durable: after a restart it has to be said again.
+    gone: watch::Sender<BTreeSet<String>>,
 }
 
 impl Tracked {
+    fn new(migration: Migration, epoch: u64, log: Arc<EventLog>) -> Self {
+        Self { migration, epoch, log, gone: watch::Sender::default() }
+    }
+
     fn kept(&self) -> KeptMove {
-        let Self { migration, epoch, log } = self;
+        let Self { migration, epoch, log, .. } = self;
         KeptMove { migration: migration.clone(), epoch: *epoch, events: log.events() }
     }
 }
@@ -63,7 +70,7 @@ impl Moves {
         let tracked = kept.into_iter().filter_map(|kept| {
             let KeptMove { migration, epoch, events } = kept;
             let log = Arc::new(EventLog::with(events));
-            Some((move_number(&migration.id)?, Tracked { migration, epoch, log }))
+            Some((move_number(&migration.id)?, Tracked::new(migration, epoch, log)))
         });
         let all: BTreeMap<_, _> = tracked.collect();
         let last = all.keys().next_back().copied().unwrap_or(0);
@@ -112,7 +119,7 @@ impl Moves {
         let log = Arc::new(EventLog::with(vec![begun]));
         let mut all = self.lock();
         self.show(&migration, None);
-        all.insert(number, Tracked { migration, epoch: record.epoch, log });
+        all.insert(number, Tracked::new(migration, record.epoch, log));
         number
     }
 
@@ -145,6 +152,19 @@ impl Moves {
             self.show(&tracked.migration, Some(reason.clone()));
             tracked.log.tell(&MoveEvent::Waiting { reason });
         }
+    }
+
+    /// Notes that a node never comes back.
+    pub(super) fn give_up(&self, id: &str, node: String) {
+        let all = self.lock();
+        if let Some(tracked) = move_number(id).and_then(|number| all.get(&number)) {
+            tracked.gone.send_if_modified(|gone| gone.insert(node));
+        }
+    }
+
+    /// The nodes that were given up in a move, those to come included.
+    pub(super) fn gone(&self, number: u32) -> Option<watch::Receiver<BTreeSet<String>>> {
+        self.lock().get(&number).map(|tracked| tracked.gone.subscribe())
     }
 
     /// The numbers of the moves that have not ended.

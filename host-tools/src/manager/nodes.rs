@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::placement::Room;
 use crate::agent::REPORT_INTERVAL;
 use crate::api::{ApiError, Client, Node, NodeReport};
+use crate::security::{Party, Security};
 use crate::wire::Address;
 
 /// Silence after which a node is no longer ready.
@@ -22,8 +23,9 @@ struct Known {
 }
 
 /// All nodes that ever reported.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Nodes {
+    security: Security,
     known: Mutex<BTreeMap<String, Known>>,
     /// Names of those that take no services.
     drained: Mutex<BTreeSet<String>>,
@@ -38,8 +40,12 @@ impl Nodes {
     ///
     /// # Errors
     /// As [`Nodes::report`].
-    pub fn load(reports: Vec<NodeReport>, drained: BTreeSet<String>) -> Result<Self, ApiError> {
-        let nodes = Self { known: Mutex::default(), drained: Mutex::new(drained) };
+    pub fn load(
+        reports: Vec<NodeReport>,
+        drained: BTreeSet<String>,
+        security: Security,
+    ) -> Result<Self, ApiError> {
+        let nodes = Self { security, known: Mutex::default(), drained: Mutex::new(drained) };
         for report in reports {
             let name = report.name.clone();
             nodes.report(report)?;
@@ -48,6 +54,12 @@ impl Nodes {
             }
         }
         Ok(nodes)
+    }
+
+    /// How agents are asked.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        &self.security
     }
 
     fn drained(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -104,7 +116,11 @@ impl Nodes {
         let mut known = self.lock();
         let (client, new) = match known.get(&report.name) {
             Some(known) if *known.client.address() == address => (Arc::clone(&known.client), false),
-            _ => (Arc::new(Client::new(address, format!("node {}", report.name))), true),
+            _ => {
+                let client = Client::new(address, format!("node {}", report.name))
+                    .secured(&self.security, Party::Node(report.name.clone()));
+                (Arc::new(client), true)
+            }
         };
         known.insert(report.name.clone(), Known { report, seen: Some(Instant::now()), client });
         Ok(new)

@@ -11,18 +11,22 @@
 //!   there, and the source's copy may go; or it never will, and the source takes it back.
 //! - Two epochs later: the source owns it again and thaws its copy by itself.
 //!
-//! An agent that is unknown or silent is waited for: nothing is guessed.
+//! An agent that is unknown or silent is waited for: nothing is guessed, unless a user says that its host is
+//! gone ([`cancel`](super::cancel)).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
 
+use super::cancel::lost;
+use super::standing::{Standing, standing};
 use super::state::Manager;
 use crate::api::client::Lines;
-use crate::api::{ApiError, Instance, InstanceState, MoveEvent, Problem, ResumeRequest};
+use crate::api::{ApiError, Instance, InstanceState, Migration, MoveEvent, Problem, ResumeRequest};
 use crate::migration::{Outcome, Phase};
-use crate::store::{Ownership, Record, Renewal, StoreError};
+use crate::store::{Ownership, Renewal, StoreError};
 use crate::wire::Pause;
 
 /// First and longest pause between two attempts to finish a move.
@@ -35,7 +39,7 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the destination to resolve: its guest may have to resume.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for other answers of agents.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What following the source's agent came to.
 enum Followed {
@@ -52,31 +56,6 @@ enum Followed {
 struct Broken {
     phase: Phase,
     reason: String,
-}
-
-/// What the record says of a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It can still commit.
-    Open,
-    /// It has not committed and never will.
-    Closed,
-    /// The destination owns the service.
-    Committed,
-    /// The source owns it again.
-    TakenBack,
-}
-
-fn standing(record: Option<&Record>, id: &str, began: u64) -> Standing {
-    let Some(record) = record.filter(|record| record.migration.as_deref() == Some(id)) else {
-        return Standing::Closed;
-    };
-    match record.epoch.checked_sub(began) {
-        Some(0) => Standing::Open,
-        Some(1) => Standing::Committed,
-        // Nobody else can advance the record while it names this move.
-        _ => Standing::TakenBack,
-    }
 }
 
 impl Manager {
@@ -103,18 +82,33 @@ impl Manager {
 
     /// Follows a move until it ends, and ends it if its source no longer does.
     pub(super) async fn finish(self: Arc<Self>, number: u32, mut lines: Option<Lines>) {
+        let (Some(known), Some(mut gone)) = (self.moves.kept(number), self.moves.gone(number))
+        else {
+            return;
+        };
+        let source = known.migration.source.clone();
         let mut broken = None;
         let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
         loop {
             let mut waits_for = None;
             if broken.is_none() {
-                match self.follow_source(number, lines.take()).await {
+                let followed = tokio::select! {
+                    biased;
+                    // The sender lives as long as the move: this waits until it is said.
+                    _ = gone.wait_for(|gone| gone.contains(&source)) => {
+                        let now = self.moves.kept(number).unwrap_or_else(|| known.clone());
+                        over(&now.migration, &format!("node {source} is gone, as a user says"))
+                    }
+                    followed = self.follow_source(number, lines.take()) => followed,
+                };
+                match followed {
                     Followed::Ended(event) => return self.end_move(number, event).await,
                     Followed::Over(how) => broken = Some(how),
                     Followed::Silent(reason) => waits_for = Some(reason),
                 }
             }
-            match self.step(number, broken.as_ref()).await {
+            let given_up = gone.borrow().clone();
+            match self.step(number, broken.as_ref(), &given_up).await {
                 Ok(Some(result)) => {
                     let event = MoveEvent::Ended { result, summary: Box::default() };
                     return self.end_move(number, event).await;
@@ -135,17 +129,13 @@ impl Manager {
             return Followed::Silent("the move is not known".into());
         };
         let migration = known.migration;
-        let over = |reason: &str| {
-            let phase = migration.phase.unwrap_or(Phase::Request);
-            Followed::Over(Broken { phase, reason: reason.into() })
-        };
         let (mut lines, mut heard) = match lines {
             Some(lines) => (lines, 0),
             None => match self.events_of_source(&migration.source, &migration.id).await {
                 // All but the first of what we have came from there, in the same order.
                 Ok(lines) => (lines, known.events.len().saturating_sub(1)),
                 Err(error) if error.problem == Problem::NotFound => {
-                    return over("the source's agent ended during the move");
+                    return over(&migration, "the source's agent ended during the move");
                 }
                 Err(error) => return Followed::Silent(error.message),
             },
@@ -211,6 +201,7 @@ impl Manager {
         &self,
         number: u32,
         broken: Option<&Broken>,
+        gone: &BTreeSet<String>,
     ) -> Result<Option<Outcome>, ApiError> {
         let Some(known) = self.moves.kept(number) else { return Ok(None) };
         let (migration, began) = (known.migration, known.epoch);
@@ -233,6 +224,9 @@ impl Manager {
             return Ok(runs.then_some(Outcome::Moved { epoch: began + 1 }));
         };
         let Broken { phase, reason } = broken.clone();
+        if let Some(what) = lost(&migration, gone, stands) {
+            return Ok(Some(Outcome::Broken { phase, reason: format!("{reason}; {what}") }));
+        }
         match stands {
             Standing::Open => Ok(None),
             Standing::Closed => {
@@ -249,10 +243,9 @@ impl Manager {
             }
             Standing::Committed => {
                 let epoch = began + 1;
-                let agent = self.agent_of(&migration.destination)?;
-                let path = format!("/v1/instances/{name}/resolve");
-                let request = ResumeRequest { epoch };
-                if agent.json::<bool>(Method::POST, &path, &request, RESOLVE_LIMIT).await? {
+                if !gone.contains(&migration.destination)
+                    && self.resolves(&migration.destination, name, epoch).await?
+                {
                     return Ok(Some(Outcome::Moved { epoch }));
                 }
                 let owner = Ownership::Node { name: migration.source.clone() };
@@ -266,6 +259,13 @@ impl Manager {
                     .map(|serves| serves.map(|ended| ended.outcome(phase, reason, Some(epoch))))
             }
         }
+    }
+
+    /// Whether the destination runs the service; if not, it never will under this epoch.
+    async fn resolves(&self, node: &str, name: &str, epoch: u64) -> Result<bool, ApiError> {
+        let agent = self.agent_of(node)?;
+        let path = format!("/v1/instances/{name}/resolve");
+        agent.json(Method::POST, &path, &ResumeRequest { epoch }, RESOLVE_LIMIT).await
     }
 
     /// Whether the source serves under `epoch`; `None` while that is not decided.
@@ -303,6 +303,11 @@ impl Manager {
     }
 }
 
+fn over(migration: &Migration, reason: &str) -> Followed {
+    let phase = migration.phase.unwrap_or(Phase::Request);
+    Followed::Over(Broken { phase, reason: reason.into() })
+}
+
 enum Serves {
     Yes,
     No(String),
@@ -320,32 +325,4 @@ impl Serves {
 
 fn silent(node: &str) -> ApiError {
     ApiError::new(Problem::Unreachable, format!("node {node} does not answer"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::descriptor::tests::spec;
-
-    #[test]
-    fn the_record_says_where_a_move_stands() {
-        let record = |epoch, migration: Option<&str>| Record {
-            spec: spec("p"),
-            owner: Ownership::Node { name: "a".into() },
-            epoch,
-            migration: migration.map(str::to_owned),
-            created_us: 1,
-        };
-        for (found, expected) in [
-            (Some(record(5, Some("m1"))), Standing::Open),
-            (Some(record(6, Some("m1"))), Standing::Committed),
-            (Some(record(7, Some("m1"))), Standing::TakenBack),
-            (Some(record(5, None)), Standing::Closed),
-            (Some(record(6, None)), Standing::Closed),
-            (Some(record(6, Some("m2"))), Standing::Closed),
-            (None, Standing::Closed),
-        ] {
-            assert_eq!(standing(found.as_ref(), "m1", 5), expected, "{found:?}");
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use super::cancel::under_way;
 use super::state::Manager;
 use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::spec::{check_args, check_name, mac_of};
@@ -115,11 +116,12 @@ impl Manager {
         })
     }
 
-    /// Ends a service and forgets it.
+    /// Ends a service and forgets it. What runs on a node that is gone, as a user says, is ended by its agent
+    /// if it returns.
     ///
     /// # Errors
     /// What did not work, and whether it still runs.
-    pub async fn stop(&self, name: &str) -> Result<(), ApiError> {
+    pub async fn stop(&self, name: &str, host_is_gone: Option<&str>) -> Result<(), ApiError> {
         let _turn = self.turns.take(name)?;
         let mut record = self.record(name).await?;
         if let Some(sleep) = record.owner.sleep().cloned() {
@@ -129,15 +131,24 @@ impl Manager {
             record = self.let_go(record).await?;
         }
         if let Some(migration) = &record.migration {
-            let message = format!("a move or checkpoint of `{name}` is under way ({migration})");
-            return Err(ApiError::conflict(message).hint("stop it when that is over"));
+            return Err(under_way(name, migration));
         }
-        if let Some(node) = record.owner.node() {
+        if let Some(gone) = host_is_gone {
+            if record.owner.node() != Some(gone) {
+                return Err(ApiError::invalid(format!("`{name}` does not belong to node {gone}")));
+            }
+            self.must_be_silent(gone)?;
+        } else if let Some(node) = record.owner.node() {
             let agent = self.nodes.client(node)?;
             let path = format!("/v1/instances/{name}");
             match agent.json::<()>(Method::DELETE, &path, &(), AGENT_LIMIT).await {
                 Ok(()) => {}
                 Err(error) if error.problem == Problem::NotFound => {}
+                Err(error) if error.problem == Problem::Unreachable => {
+                    return Err(error.hint(format!(
+                        "if node {node} never comes back: `host-tools stop {name} --host-is-gone {node}`"
+                    )));
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -52,7 +52,7 @@ impl Manager {
         };
         let captured = self.capture(&record, true).await?;
         let made = &captured.made;
-        let table = match table_of(captured.bytes.clone()).await {
+        let table = match self.table_of(captured.bytes.clone()).await {
             Ok(table) => table,
             Err(error) => return Err(self.run_on(&record, &captured, error).await),
         };
@@ -264,8 +264,20 @@ impl Manager {
     }
 
     pub(super) async fn hold_again(&self, record: &Record, sleep: &Sleep) -> Result<(), ApiError> {
-        let table = table_of(self.workspace.get(&sleep.digest)?).await?;
+        let table = self.table_of(self.workspace.get(&sleep.digest)?).await?;
         self.hold(record, sleep, table).await
+    }
+
+    /// Checks a whole snapshot and takes the table of connections out of it.
+    async fn table_of(&self, file: Vec<u8>) -> Result<HeldTable, ApiError> {
+        let bytes = self.open_snapshot(&file)?.unwrap_or(file);
+        let read = tokio::task::spawn_blocking(move || Snapshot::read(&bytes));
+        let snapshot = read
+            .await
+            .map_err(ApiError::failed)?
+            .map_err(|error| ApiError::failed(format!("the snapshot cannot be used: {error}")))?;
+        let unknown = || ApiError::failed("the snapshot does not tell its connections");
+        snapshot.meta.held.ok_or_else(unknown)
     }
 
     /// When this is done, nobody answers for the service under an epoch lower than the record's.
@@ -303,16 +315,6 @@ impl Manager {
             _ => Ok(()),
         }
     }
-}
-
-/// Checks a whole snapshot and takes the table of connections out of it.
-async fn table_of(bytes: Vec<u8>) -> Result<HeldTable, ApiError> {
-    let read = tokio::task::spawn_blocking(move || Snapshot::read(&bytes));
-    let snapshot = read
-        .await
-        .map_err(ApiError::failed)?
-        .map_err(|error| ApiError::failed(format!("the snapshot cannot be used: {error}")))?;
-    snapshot.meta.held.ok_or_else(|| ApiError::failed("the snapshot does not tell its connections"))
 }
 
 fn still_asleep(error: ApiError) -> ApiError {

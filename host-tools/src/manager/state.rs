@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use super::address::Pool;
+use super::members::Members;
 use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
 use super::overview::LastLook;
@@ -14,6 +15,7 @@ use super::turns::Turns;
 use crate::api::{ApiError, Digest32, NodeReport};
 use crate::metrics::manager::Metrics;
 use crate::repository::{Blobs, Images};
+use crate::security::Security;
 use crate::store::{Ownership, Record, Store};
 
 /// Kind of the store's documents that hold moves.
@@ -36,7 +38,9 @@ const NODE_DOCUMENT: &str = "node";
 /// The manager.
 pub struct Manager {
     /// Who owns what.
-    pub store: Box<dyn Store>,
+    pub store: Arc<dyn Store>,
+    /// Who belongs to the cluster.
+    pub members: Members,
     /// The agents.
     pub nodes: Nodes,
     /// The service repository.
@@ -63,7 +67,9 @@ impl Manager {
     /// # Errors
     /// Files cannot be opened.
     pub async fn open(
-        store: Box<dyn Store>,
+        store: Arc<dyn Store>,
+        members: Members,
+        security: Security,
         state_dir: &Path,
         pool: Pool,
     ) -> Result<Self, ApiError> {
@@ -83,9 +89,10 @@ impl Manager {
         let drains =
             drains.iter().filter_map(|json| serde_json::from_slice::<KeptDrain>(json).ok());
         let drained = drains.filter(|kept| kept.drained).map(|kept| kept.node);
-        let nodes = Nodes::load(reports.collect(), drained.collect())?;
+        let nodes = Nodes::load(reports.collect(), drained.collect(), security)?;
         Ok(Self {
             store,
+            members,
             nodes,
             images: Images::open(&state_dir.join("images"))?,
             workspace: Blobs::open(&state_dir.join("snapshots"))?,

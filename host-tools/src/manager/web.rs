@@ -53,15 +53,23 @@ pub fn is_of_page(path: &str) -> bool {
 
 /// The routes of the page.
 pub fn routes() -> Router<Arc<Manager>> {
-    let files = FILES.iter().fold(Router::new(), |router, &(path, kind, content)| {
-        router.route(path, get(move || async move { file(kind, POLICY, content.into()) }))
-    });
-    files
+    Router::new()
+        .route("/", get(|| own(0)))
+        .route("/style.css", get(|| own(1)))
+        .route("/app.js", get(|| own(2)))
+        .route("/view.js", get(|| own(3)))
+        .route("/dom.js", get(|| own(4)))
+        .route("/icon.svg", get(|| own(5)))
         .route("/metrics", get(metrics))
         .route("/v1/overview", get(overview))
         .route("/v1/watch", get(|manager| watch(manager, Form::Lines)))
         .route("/v1/watch/sse", get(|manager| watch(manager, Form::Sse)))
         .route("/v1/migrations/{id}/timeline.svg", get(picture))
+}
+
+async fn own(index: usize) -> Response {
+    let (_, kind, content) = FILES[index];
+    file(kind, POLICY, content.into())
 }
 
 fn file(kind: &'static str, policy: &'static str, content: String) -> Response {

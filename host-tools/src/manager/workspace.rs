@@ -12,6 +12,7 @@ use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, Client, Digest32, Instance, ResumeRequest, Resumed,
     Service, StartRequest, now_us,
 };
+use crate::security::Security;
 use crate::snapshot::Snapshot;
 use crate::store::{Ownership, Record, Renewal, StoreError};
 
@@ -203,7 +204,8 @@ impl Manager {
         node: &str,
         name: Option<String>,
     ) -> Result<(Service, Resumed), ApiError> {
-        let snapshot = Snapshot::read(file)
+        let opened = self.open_snapshot(file)?;
+        let snapshot = Snapshot::read(opened.as_deref().unwrap_or(file))
             .map_err(|error| ApiError::invalid(format!("{error}; nothing was changed")))?;
         let mut spec = snapshot.meta.spec.clone();
         let build_id = Digest32(snapshot.header.build_id);
@@ -250,6 +252,15 @@ impl Manager {
                 })
             }
         }
+    }
+
+    /// A sealed snapshot, opened; `None` where nothing is sealed.
+    pub(super) fn open_snapshot(&self, file: &[u8]) -> Result<Option<Vec<u8>>, ApiError> {
+        if matches!(self.nodes.security(), Security::Plain) {
+            return Ok(None);
+        }
+        let opened = self.members.seal_key().open(file);
+        opened.map(Some).map_err(|error| ApiError::invalid(format!("{error}; nothing was changed")))
     }
 
     /// The ownership of a restored service: a suspended one goes on, under its old name or a new one;

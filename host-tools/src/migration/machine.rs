@@ -382,7 +382,7 @@ impl Machine {
                     let reason = self.overdue(phase, now_us);
                     self.undo(phase, reason, now_us)
                 }
-                (Some(phase), E::Cancel) => self.undo(phase, "cancelled".into(), now_us),
+                (Some(phase), E::Cancel) => self.undo(phase, "it was cancelled".into(), now_us),
                 _ => Vec::new(),
             },
             _ => Vec::new(),

@@ -170,7 +170,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             };
             let reason = match event {
                 E::Deadline => overdue(phase),
-                E::Cancel => "cancelled".into(),
+                E::Cancel => "it was cancelled".into(),
                 _ => reason(),
             };
             undo(phase, reason, cont, thaw, mirror)

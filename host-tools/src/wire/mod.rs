@@ -1,7 +1,7 @@
 //! The one place where host-tools opens and accepts connections.
 //!
 //! Manager, agents and commands meet over TCP or a unix socket. Everything above this module sees a
-//! [`Stream`]; what authenticates and encrypts it goes in here and nowhere else.
+//! [`Stream`]. What authenticates and encrypts it is in [`security`](crate::security).
 
 use std::fmt;
 use std::io;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsStream;
 
 /// Where a manager or an agent listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +28,7 @@ pub enum Address {
 
 /// A text that is no [`Address`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is no address: use http://HOST:PORT, HOST:PORT or unix:PATH")]
+#[error("`{text}` is no address: use HOST:PORT, https://HOST:PORT or unix:PATH")]
 pub struct AddressError {
     /// What was given.
     pub text: String,
@@ -41,7 +42,9 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(error()) } else { Ok(Self::Unix(path.into())) };
         }
-        let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        // Whether a connection is secured is a matter of credentials, not of how the address is written.
+        let scheme = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let rest = scheme.unwrap_or(text).trim_end_matches('/');
         match rest.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(rest.to_owned()))
@@ -54,8 +57,24 @@ impl FromStr for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(host_port) => write!(f, "http://{host_port}"),
+            Self::Tcp(host_port) => f.write_str(host_port),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// Whether only processes on this machine can listen and connect there.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(host_port) => {
+                let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                host == "localhost"
+                    || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
         }
     }
 }
@@ -86,6 +105,7 @@ pub struct ListenError {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Secure(Box<TlsStream<Self>>),
 }
 
 /// Connects to `address` within `timeout`.
@@ -197,6 +217,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Secure(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -210,6 +231,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secure(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -217,6 +239,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -224,6 +247,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -269,12 +293,29 @@ mod tests {
             ("http://10.77.0.2:7700", Address::Tcp("10.77.0.2:7700".into())),
             ("http://localhost:80/", Address::Tcp("localhost:80".into())),
             ("10.77.0.2:7700", Address::Tcp("10.77.0.2:7700".into())),
+            ("https://10.77.0.2:7700", Address::Tcp("10.77.0.2:7700".into())),
             ("unix:/run/f.sock", Address::Unix("/run/f.sock".into())),
         ] {
             assert_eq!(text.parse(), Ok(address));
         }
         for text in ["", "unix:", "host", ":80", "host:port", "http://host:99999"] {
             assert_eq!(text.parse::<Address>(), Err(AddressError { text: text.into() }));
+        }
+    }
+
+    #[test]
+    fn addresses_of_this_machine() {
+        for (text, local) in [
+            ("127.3.2.1:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("unix:/s", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.77.0.2:1", false),
+            ("localhost.example:1", false),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().is_local(), local, "{text}");
         }
     }
 

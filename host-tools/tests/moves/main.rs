@@ -1,7 +1,9 @@
 //! Manager and agents as they are, the real command, and guests that play a script.
 
+mod cancel;
 mod faults;
 mod relocation;
+#[expect(dead_code, reason = "the world has more to it than these tests need")]
 mod scripted;
 mod seeing;
 mod sleep;

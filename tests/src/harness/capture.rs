@@ -1,9 +1,9 @@
-//! A trace of the client's link, by tcpdump.
+//! A trace of the client's link, or of all ports of the switch, by tcpdump.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::World;
@@ -20,22 +20,31 @@ const SNAPLEN: &str = "128";
 pub struct Capture {
     child: Child,
     file: PathBuf,
+    /// What it says; closes when it ends.
+    said: Receiver<String>,
 }
 
 impl Capture {
     /// Begins to capture what has to do with `service`; frames from now on are in it.
     #[must_use]
     pub fn start(world: &World, service: &str) -> Self {
-        let file = world.files().join("client.pcap");
         let filter = format!("arp or (host {service} and (tcp or icmp))");
+        Self::begin(world, "client", &["-i", "eth0"], &filter)
+    }
+
+    /// Begins to capture what comes in by the ports of the lab's switch and matches `filter`.
+    #[must_use]
+    pub fn switch(world: &World, filter: &str) -> Self {
+        Self::begin(world, "switch", &["-i", "any", "-Q", "in"], filter)
+    }
+
+    fn begin(world: &World, node: &str, link: &[&str], filter: &str) -> Self {
+        let file = world.files().join(format!("{node}.pcap"));
         let path = file.to_string_lossy().into_owned();
         // -Z root: in a user namespace there is nobody else to become. The buffer of 32 MiB holds what
         // arrives while this machine is busy with QEMU. Immediate mode: else the last second's frames wait in
         // the kernel, and are lost when the capture is ended.
         let dump = [
-            "tcpdump",
-            "-i",
-            "eth0",
             "-n",
             "-Z",
             "root",
@@ -47,9 +56,9 @@ impl Capture {
             "--time-stamp-precision=nano",
             "-w",
             &path,
-            &filter,
+            filter,
         ];
-        let mut command = world.in_node("client", &dump);
+        let mut command = world.in_node(node, &[&["tcpdump"], link, &dump].concat());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start tcpdump: {e}"));
         let errors = child.stderr.take();
@@ -62,12 +71,12 @@ impl Capture {
                 }
             }
         });
-        let capture = Self { child, file };
+        let capture = Self { child, file, said: lines };
         let deadline = Instant::now() + LIMIT;
         let mut said = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match lines.recv_timeout(left) {
+            match capture.said.recv_timeout(left) {
                 Ok(line) if line.contains("listening on") => return capture,
                 Ok(line) => said.push(line),
                 Err(_) => panic!("tcpdump does not begin: {}", said.join("\n")),
@@ -77,20 +86,31 @@ impl Capture {
 
     /// Ends the capture in order and returns what matters of it.
     #[must_use]
-    pub fn end(mut self) -> Vec<Packet> {
+    pub fn end(self) -> Vec<Packet> {
+        let path = self.file.clone();
+        let file = self.end_raw();
+        let frames = pcap::frames(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        frames.iter().filter_map(parse).collect()
+    }
+
+    /// Ends the capture in order and returns its file.
+    #[must_use]
+    pub fn end_raw(mut self) -> Vec<u8> {
         let pid = self.child.id().to_string();
         // SIGINT makes tcpdump write out what it has.
         let status = Command::new("kill").args(["-INT", &pid]).status();
         assert!(status.is_ok_and(|s| s.success()), "tcpdump has ended early");
-        let waited = Command::new("timeout")
-            .args([&LIMIT.as_secs().to_string(), "tail", "--pid", &pid, "-f", "/dev/null"])
-            .status();
-        assert!(waited.is_ok(), "cannot wait for tcpdump");
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("tcpdump does not end"),
+            }
+        }
         let _ = self.child.wait();
-        let file = std::fs::read(&self.file)
-            .unwrap_or_else(|e| panic!("no trace in {}: {e}", self.file.display()));
-        let frames = pcap::frames(&file).unwrap_or_else(|e| panic!("{}: {e}", self.file.display()));
-        frames.iter().filter_map(parse).collect()
+        std::fs::read(&self.file)
+            .unwrap_or_else(|e| panic!("no trace in {}: {e}", self.file.display()))
     }
 }
 

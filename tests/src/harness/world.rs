@@ -68,7 +68,8 @@ impl World {
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.host_tools);
-        command.args(arguments).env("FERRY_LAB_DIR", &self.dir).env_remove("FERRY_MANAGER");
+        command.args(arguments).env("FERRY_LAB_DIR", &self.dir);
+        command.env_remove("FERRY_MANAGER").env_remove("FERRY_CREDENTIALS");
         command
     }
 

@@ -15,7 +15,7 @@ pub struct Frame<'a> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PcapError {
     /// Not this format.
-    #[error("no pcap file of Ethernet frames: {what}")]
+    #[error("no pcap file of the frames that were expected: {what}")]
     Format {
         /// What is there instead.
         what: String,
@@ -28,8 +28,18 @@ pub enum PcapError {
     },
 }
 
-/// Takes a file apart.
+/// Link type of Ethernet.
+pub const ETHERNET: u32 = 1;
+/// Link type of a capture of all links (`LINKTYPE_LINUX_SLL2`).
+pub const LINUX_SLL2: u32 = 276;
+
+/// Takes a file of Ethernet frames apart.
 pub fn frames(file: &[u8]) -> Result<Vec<Frame<'_>>, PcapError> {
+    frames_of(file, ETHERNET)
+}
+
+/// Takes a file apart whose frames are of this link type.
+pub fn frames_of(file: &[u8], expected: u32) -> Result<Vec<Frame<'_>>, PcapError> {
     let format = |what: String| PcapError::Format { what };
     let header: &[u8; 24] =
         file.first_chunk().ok_or_else(|| format(format!("{} bytes only", file.len())))?;
@@ -47,7 +57,7 @@ pub fn frames(file: &[u8]) -> Result<Vec<Frame<'_>>, PcapError> {
     };
     // The upper bits of the link type's field say whether frames end with a checksum.
     let link = number(&header[20..]) & 0xffff;
-    if link != 1 {
+    if link != expected {
         return Err(format(format!("link type {link}")));
     }
     let mut rest = &file[24..];

@@ -2,12 +2,14 @@
 //!
 //! 1. [`decide`](mod@decide): what becomes of an instance, as a pure function, and why at most one runs.
 //! 2. [`take_up`]: the instances that earlier agents have left on this host.
+//! 3. [`recheck`]: whether what runs here still belongs here, after a silence.
 //!
 //! [`settle`] repeats one attempt until the instance runs or has ended: ask the guest where it stands, ask
 //! the manager whose the service is, decide, act. While the manager does not answer nothing changes: a guest
 //! that runs goes on running, one that does not waits.
 
 pub mod decide;
+pub mod recheck;
 pub mod take_up;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use hyper::Method;
 use super::{Move, failed};
 use crate::agent::control::OrderError;
 use crate::agent::instance::ORDER_LIMIT;
-use crate::api::{Client, CommitAnswer, InstanceState, ResumeRequest};
+use crate::api::{CommitAnswer, InstanceState, ResumeRequest};
 use crate::migration::Event;
 use crate::transfer::{FromDestination, FromSource};
 use crate::wire::Address;
@@ -23,7 +23,7 @@ impl Move {
             Ok(address) => address,
             Err(_) => return silent("its address is not known".into()),
         };
-        let client = Client::new(address, format!("node {}", self.request.destination_name));
+        let client = self.host.agent(address, &self.request.destination_name);
         let path = format!("/v1/instances/{}/resolve", self.instance.spec.name);
         let epoch = self.epoch + 1;
         let request = ResumeRequest { epoch };

@@ -10,7 +10,7 @@ use crate::agent::host::tunnel_address;
 use crate::agent::http::TRANSFER_PROTOCOL;
 use crate::agent::instance::ORDER_LIMIT;
 use crate::agent::network::End;
-use crate::api::{Client, Migration};
+use crate::api::Migration;
 use crate::migration::Event;
 use crate::transfer::pages::FrameBuilder;
 use crate::transfer::{FromDestination, FromSource, Link, LinkError};
@@ -68,8 +68,9 @@ impl Move {
     pub(super) async fn offer(&mut self) -> Result<Event, Event> {
         let begun = Instant::now();
         let address: Address = self.request.destination.parse().map_err(failed)?;
-        let who = format!("node {}", self.request.destination_name);
-        let stream = Client::new(address, who)
+        let stream = self
+            .host
+            .agent(address, &self.request.destination_name)
             .upgrade("/v1/transfer", TRANSFER_PROTOCOL)
             .await
             .map_err(failed)?;

@@ -100,7 +100,13 @@ pub async fn run(
         let left = machine.deadline_us().unwrap_or(now).saturating_sub(now);
         let work = this.carry_out(&actions);
         let limit = Duration::from_micros(left);
-        let happened = tokio::time::timeout(limit, work).await.unwrap_or(vec![Event::Deadline]);
+        // A switch that has begun is over sooner than it could be broken off: the store refuses its commit.
+        let may_be_cancelled = machine.phase().is_some_and(|phase| phase < Phase::Drain);
+        let happened = tokio::select! {
+            biased;
+            () = teller.events.cancelled(), if may_be_cancelled => vec![Event::Cancel],
+            done = tokio::time::timeout(limit, work) => done.unwrap_or(vec![Event::Deadline]),
+        };
         let sent = this.link.as_ref().map_or(0, |link| link.sent_bytes).saturating_sub(sent_before);
         this.record(&mut machine, sent);
         actions = Vec::new();

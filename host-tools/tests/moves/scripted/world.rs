@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use host_tools::agent;
 use host_tools::api::{Client, Instance, Problem, Service};
 use host_tools::process::with_argument_containing;
+use host_tools::security::{Credentials, Party, Security, Tls};
 use host_tools::trace::{LogArgs, LogFormat};
 use host_tools::wire::Address;
 
@@ -17,6 +19,8 @@ use super::switch::{Journal, PaperSwitch};
 
 /// Holds the directory of the node, in the process that is an agent.
 pub const AGENT: &str = "FERRY_SCRIPTED_AGENT";
+/// File in a node's directory with its agent's token, in worlds with certificates.
+const TOKEN: &str = "token";
 /// Memory of a node, in MiB.
 const MEMORY_MIB: u64 = 1000;
 
@@ -34,6 +38,8 @@ pub fn run_agent(dir: &str) {
         ram_dir: dir.join("ram"),
         qemu: dir.join("qemu").to_str().unwrap().into(),
         memory_mib: Some(MEMORY_MIB),
+        insecure_loopback: !dir.join(TOKEN).exists(),
+        join: std::fs::read_to_string(dir.join(TOKEN)).ok(),
     };
     host_tools::trace::begin_log(LogArgs { log_format: LogFormat::Text });
     let network = PaperSwitch::new(name, dir.join("taps"), Journal::of(&world));
@@ -66,6 +72,8 @@ pub struct World {
     pub journal: Journal,
     daemons: Vec<Daemon>,
     dir: tempfile::TempDir,
+    /// Whether connections need certificates.
+    secured: bool,
 }
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -74,12 +82,28 @@ const LOOK: Duration = Duration::from_millis(10);
 impl World {
     /// A manager and nodes `a` and `b` with 1000 MiB each, and an image `svc` in the repository.
     pub async fn new() -> Self {
+        Self::made(false).await
+    }
+
+    /// The same, with certificates: agents have joined by tokens, the command has the first admin's.
+    pub async fn secured() -> Self {
+        Self::made(true).await
+    }
+
+    async fn made(secured: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("fw").tempdir().unwrap();
         let journal = Journal::of(dir.path());
-        let mut world = Self { journal, daemons: Vec::new(), dir };
+        let mut world = Self { journal, daemons: Vec::new(), dir, secured };
         world.start("manager");
         for name in ["a", "b"] {
             world.make_node(name);
+            if secured {
+                world
+                    .until("the manager listens", async |world: &Self| world.manager().exists())
+                    .await;
+                let token = ["token", "create", "--role", "agent", "--name", name];
+                std::fs::write(world.path(name).join(TOKEN), world.good(&token).await).unwrap();
+            }
             world.start(name);
         }
         world
@@ -120,7 +144,10 @@ impl World {
         let mut command = match name {
             "manager" => {
                 let mut command = Command::new(host_tools_program());
-                command.arg("manager").arg("--socket").arg(self.manager());
+                command.args(["manager", "--socket"]).arg(self.manager());
+                if !self.secured {
+                    command.arg("--insecure-loopback");
+                }
                 command.arg("--state-dir").arg(self.path("manager"));
                 command
             }
@@ -168,7 +195,7 @@ impl World {
         self.dir.path().join(format!("{name}.log"))
     }
 
-    fn manager(&self) -> PathBuf {
+    pub fn manager(&self) -> PathBuf {
         self.dir.path().join("manager.sock")
     }
 
@@ -200,7 +227,16 @@ impl World {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(Address::Unix(self.manager()), "the manager")
+        let client = Client::new(Address::Unix(self.manager()), "the manager");
+        match self.secured.then(|| Credentials::load(&self.admin())) {
+            Some(Ok(admin)) => client.secured(&security(admin), Party::Manager),
+            _ => client,
+        }
+    }
+
+    /// Credentials of the first admin.
+    pub fn admin(&self) -> PathBuf {
+        self.path("manager").join("admin.json")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -221,6 +257,9 @@ impl World {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(host_tools_program());
         command.args(arguments).env("FERRY_MANAGER", format!("unix:{}", self.manager().display()));
+        if self.secured {
+            command.env("FERRY_CREDENTIALS", self.admin());
+        }
         command
     }
 
@@ -291,6 +330,11 @@ impl Drop for World {
             guest.end(Duration::ZERO).unwrap();
         }
     }
+}
+
+/// How whoever has these credentials speaks to others.
+pub fn security(credentials: Credentials) -> Security {
+    Security::Tls(Arc::new(Tls::new(credentials).unwrap()))
 }
 
 /// An image with a build id of its own.
