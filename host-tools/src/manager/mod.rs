@@ -8,7 +8,7 @@
 //! 6. [`migrations`]: beginning and ending a move, and the commit between.
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
 //! 8. [`check`]: whether a service could be moved.
-//! 9. [`standing`]: where a move stands, by the record alone; [`cancel`]: ending a move on a user's word.
+//! 9. [`cancel`], by what `standing` reads off the record: ending a move on a user's word.
 //! 10. [`placement`]: which node a service goes to.
 //! 11. [`relocate`]: many moves: draining a node, rebalancing.
 //! 12. [`workspace`]: checkpoint and restore.
