@@ -78,6 +78,7 @@ if [ -n "$tests" ]; then
   need_command wrk wrk "HTTP load on a service while it moves"
   # The shell's own kill hides whether there is a program.
   need_command ps procps "ends recordings (kill)"
+  need_command c++ g++ "compiles the fuzzer"
   need_command tcpdump tcpdump "network trace of a move"
   need_command jq jq "reads the commands' JSON"
   need_command chromium chromium "browser that edits a note through moves"

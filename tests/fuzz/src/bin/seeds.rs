@@ -28,7 +28,7 @@ libfuzzer_sys::fuzz_target!(
         write();
         std::process::exit(0)
     },
-    |_: &[u8]| {}
+    |_input| ()
 );
 
 fn write() {
