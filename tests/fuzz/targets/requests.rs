@@ -3,10 +3,13 @@
 
 use std::sync::{Arc, LazyLock};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::http::{Method, Request, Uri};
-use host_tools::manager::{Manager, http};
-use host_tools::store::EmbeddedStore;
+use host_tools::manager::members::Members;
+use host_tools::manager::{Manager, Pool, http};
+use host_tools::security::{Peer, Security, Who};
+use host_tools::store::{EmbeddedStore, Store};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -32,8 +35,11 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let state = tempfile::tempdir().expect("a temporary directory");
     let manager = runtime.block_on(async {
         let store = EmbeddedStore::open(&state.path().join("store")).expect("a new store");
-        let pool = "10.77.0.50-10.77.0.99/24".parse().expect("a pool");
-        Manager::open(Box::new(store), state.path(), pool).await.expect("an empty manager")
+        let store: Arc<dyn Store> = Arc::new(store);
+        let members = Members::open(Arc::clone(&store), state.path()).expect("a new authority");
+        let pool: Pool = "10.77.0.50-10.77.0.99/24".parse().expect("a pool");
+        let opened = Manager::open(store, members, Security::Plain, state.path(), pool).await;
+        opened.expect("an empty manager")
     });
     World { runtime, manager: Arc::new(manager), _state: state }
 });
@@ -60,10 +66,12 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let world = &*WORLD;
+    // Whoever has come through the gate.
+    let peer = Peer { who: Who::Local, from: "here".into() };
+    let router = http::router(Arc::clone(&world.manager)).layer(Extension(peer));
     for part in input.split(|&byte| byte == 0).take(REQUESTS) {
         let Some(request) = request(part) else { continue };
-        let answer =
-            world.runtime.block_on(http::router(Arc::clone(&world.manager)).oneshot(request));
+        let answer = world.runtime.block_on(router.clone().oneshot(request));
         let status = answer.expect("a router always answers").status();
         assert!(!status.is_redirection() && !status.is_informational(), "{status}");
     }

@@ -24,10 +24,7 @@ impl Corpus<'_> {
 }
 
 libfuzzer_sys::fuzz_target!(
-    init: {
-        write();
-        std::process::exit(0)
-    },
+    init: write(),
     |_input| ()
 );
 
@@ -39,6 +36,7 @@ fn write() {
     files(&corpus);
     requests(&corpus);
     segments(&corpus);
+    std::process::exit(0);
 }
 
 fn control(corpus: &Corpus<'_>) {
