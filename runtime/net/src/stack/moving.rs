@@ -37,9 +37,10 @@ impl Stack {
         let mut run = Run::new(now, deadline);
         let ids: alloc::vec::Vec<_> = self.established.ids().collect();
         for id in ids {
-            if let Some(connection) = self.established.get_mut(id)
-                && connection.synchronised()
-            {
+            let Some(connection) = self.established.get_mut(id) else { continue };
+            // Of a drain before this one that was not undone.
+            connection.drain = None;
+            if connection.synchronised() {
                 let flow = &connection.flow;
                 connection.drain = Some(Peer::new(flow.sack_permitted, flow.srtt));
                 run.to_ask.push_back(id);
