@@ -77,7 +77,8 @@ step() {
         \( -name '*.sh' -o -path ./qemu/rustc -o -path ./.ci/run \) -print | sort | xargs shellcheck -x -e SC1091 ;;
     format)
       cargo fmt --all --check
-      (cd runtime/machine && cargo fmt --check) ;;
+      (cd runtime/machine && cargo fmt --check)
+      (cd tests/fuzz && cargo fmt --check) ;;
     lint-host) clippy --release --all-targets ;;
     unit) host_test ;;
     docs)
