@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use host_tools::api::{InstanceState, Migration, Service, ServiceState};
 use host_tools::migration::Outcome;
 
+use crate::scripted::mishap::Mishap;
 use crate::scripted::qemu::{Deed, kill};
 use crate::scripted::random::{Random, from_environment};
 use crate::scripted::world::{World, files};
@@ -309,23 +310,9 @@ async fn some_are_killed_at_any_instant() {
     let (mut from, mut epoch) = ("a".to_owned(), 1);
     for run in 0..runs {
         let to = if from == "a" { "b" } else { "a" };
-        let chosen = 1 + random.below(7);
-        let victims: Vec<&str> = ["a", "b", "manager"]
-            .into_iter()
-            .enumerate()
-            .filter(|(bit, _)| chosen & (1 << bit) != 0)
-            .map(|(_, victim)| victim)
-            .collect();
-        let (delay, down) = (random.below(160_000), random.below(60_000));
-        let what = format!("seed {seed}, run {run}: {from} to {to}, {victims:?} after {delay} µs");
-        let mut command = world.command(&["migrate", "p", "--to", to]);
-        let mut user = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        tokio::time::sleep(Duration::from_micros(delay)).await;
-        victims.iter().for_each(|victim| world.kill(victim));
-        tokio::time::sleep(Duration::from_micros(down)).await;
-        victims.iter().for_each(|victim| world.start(victim));
-        let ended = tokio::task::spawn_blocking(move || user.wait().unwrap());
-        tokio::time::timeout(LIMIT, ended).await.expect(&what).unwrap();
+        let mishap = Mishap::draw(&mut random);
+        let what = format!("seed {seed}, run {run}: {from} to {to}, {mishap}");
+        mishap.befall(&mut world, &["migrate", "p", "--to", to], LIMIT, &what).await;
         let (node, now, outcome) = settled_any(&world, &what).await;
         println!("{what}: {node} under {now}, {outcome:?}");
         let expected = match outcome {

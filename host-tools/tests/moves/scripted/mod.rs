@@ -5,7 +5,9 @@
 //! 2. [`switch`]: what the agents plug their guests into.
 //! 3. [`world`]: manager, agents, and the real `host-tools` command.
 //! 4. [`random`]: numbers that a seed repeats.
+//! 5. [`mishap`]: daemons that are killed in the midst of a command.
 
+pub mod mishap;
 pub mod qemu;
 pub mod random;
 pub mod switch;

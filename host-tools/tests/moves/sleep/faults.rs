@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use host_tools::api::{HolderView, InstanceState, Service, ServiceState};
 
 use crate::faults::killed;
+use crate::scripted::mishap::Mishap;
 use crate::scripted::qemu::Deed;
 use crate::scripted::random::{Random, from_environment};
 use crate::scripted::world::{World, files};
@@ -257,23 +258,9 @@ async fn some_are_killed_at_any_instant() {
     for run in 0..runs {
         let on = ["a", "b"][random.below(2) as usize];
         let verb = if service.node.is_some() { "suspend" } else { "resume" };
-        let chosen = 1 + random.below(7);
-        let victims: Vec<&str> = ["a", "b", "manager"]
-            .into_iter()
-            .enumerate()
-            .filter(|(bit, _)| chosen & (1 << bit) != 0)
-            .map(|(_, victim)| victim)
-            .collect();
-        let (delay, down) = (random.below(160_000), random.below(60_000));
-        let what = format!("seed {seed}, run {run}: {verb} on {on}, {victims:?} after {delay} µs");
-        let mut command = world.command(&[verb, "p", "--on", on]);
-        let mut user = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        tokio::time::sleep(Duration::from_micros(delay)).await;
-        victims.iter().for_each(|victim| world.kill(victim));
-        tokio::time::sleep(Duration::from_micros(down)).await;
-        victims.iter().for_each(|victim| world.start(victim));
-        let ended = tokio::task::spawn_blocking(move || user.wait().unwrap());
-        tokio::time::timeout(LIMIT, ended).await.expect(&what).unwrap();
+        let mishap = Mishap::draw(&mut random);
+        let what = format!("seed {seed}, run {run}: {verb} on {on}, {mishap}");
+        mishap.befall(&mut world, &[verb, "p", "--on", on], LIMIT, &what).await;
         let before = service.epoch;
         service = settled(&world, &what).await;
         println!("{what}: {:?}", rest(&service));
