@@ -101,7 +101,11 @@ if [ -n "$only" ]; then
 fi
 rm -rf "$work/seeds" "$work/failed"
 mkdir -p "$work/failed"
-FERRY_FUZZ_SEEDS=$work/seeds "$programs/seeds" 2>/dev/null
+if ! FERRY_FUZZ_SEEDS=$work/seeds "$programs/seeds" 2>"$work/seeds.log"; then
+  echo "fuzz: the inputs to begin with could not be made:" >&2
+  cat "$work/seeds.log" >&2
+  exit 1
+fi
 # shellcheck disable=SC2046 # a list of words
 [ $# -gt 0 ] || set -- $(targets)
 echo "fuzz: $# targets, $seconds s each"

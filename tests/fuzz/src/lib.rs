@@ -12,6 +12,7 @@ use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 use ferry_protocol::snapshot::{self, HEADER_LEN};
 use host_tools::qemu::RamFile;
 use host_tools::snapshot::DIGEST_LEN;
+use smoltcp::wire::{Icmpv4Packet, IpProtocol, Ipv4Packet, TcpPacket};
 
 /// All that a target may hold at any time. An allocation beyond it aborts, which the fuzzer reports.
 pub const MEMORY_LIMIT: usize = 256 << 20;
@@ -51,4 +52,25 @@ pub fn mend_snapshot(file: &mut [u8]) {
     file[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&checksum.to_le_bytes());
     let (body, digest) = file.split_at_mut(len - DIGEST_LEN);
     digest.copy_from_slice(blake3::hash(body).as_bytes());
+}
+
+/// Makes the checksums of an IPv4 frame and of the TCP or ICMP in it right.
+pub fn mend_frame(frame: &mut [u8]) {
+    let Some(packet) = frame.get_mut(14..) else { return };
+    let Ok(mut ip) = Ipv4Packet::new_checked(packet) else { return };
+    ip.fill_checksum();
+    let (from, to, protocol) = (ip.src_addr(), ip.dst_addr(), ip.next_header());
+    match protocol {
+        IpProtocol::Tcp => {
+            if let Ok(mut tcp) = TcpPacket::new_checked(ip.payload_mut()) {
+                tcp.fill_checksum(&from.into(), &to.into());
+            }
+        }
+        IpProtocol::Icmp => {
+            if let Ok(mut icmp) = Icmpv4Packet::new_checked(ip.payload_mut()) {
+                icmp.fill_checksum();
+            }
+        }
+        _ => {}
+    }
 }

@@ -10,6 +10,8 @@ use ferry_fuzz::{PAGES, SPEC, ram};
 use ferry_protocol::control::{Answer, FromGuest, Hello, Order, Range, Refusal, Request, State};
 use ferry_protocol::frame::{MAX_FRAME, encode};
 use ferry_protocol::layout::PORTABLE_BASE;
+use host_tools::security::seal::SealKey;
+use host_tools::security::token::Token;
 use host_tools::snapshot::{Meta, write::snapshot};
 use host_tools::transfer::{FromDestination, FromSource};
 
@@ -36,6 +38,8 @@ fn write() {
     files(&corpus);
     requests(&corpus);
     segments(&corpus);
+    bodies(&corpus);
+    asleep(&corpus);
     std::process::exit(0);
 }
 
@@ -212,4 +216,55 @@ fn segments(corpus: &Corpus<'_>) {
     corpus.put("segments", "open", handshake);
     corpus.put("segments", "talk", [handshake.as_slice(), &data, &end].concat());
     corpus.put("segments", "move", [handshake.as_slice(), &data, &moved, &data, &end].concat());
+}
+
+fn bodies(corpus: &Corpus<'_>) {
+    let bodies = [
+        format!(r#"{{"spec":{SPEC},"epoch":3,"snapshot":null}}"#),
+        r#"{"migration":"m1","tunnel":1,"destination":"10.77.1.2:7701","destination_name":"b","limits":{"max_downtime_us":5,"timeout_us":null,"on_timeout":"force"}}"#.into(),
+        r#"{"leave_running":false,"id":"c1","hold":true}"#.into(),
+        r#"{"epoch":3}"#.into(),
+        format!(
+            r#"{{"spec":{SPEC},"epoch":3,"on_syn":"wake","table":{{"connections":[["10.77.0.100",40000,7,1,2]],"ports":[7]}}}}"#
+        ),
+        r#"{"id":"5f3a9c","below":4}"#.into(),
+        r#"{"name":"pingpong","destination":"10.77.1.2:7701"}"#.into(),
+        format!(r#"{{"spec":{SPEC}}}"#),
+        Token::new([3; 32]).expect("random numbers").to_string(),
+    ];
+    for (kind, body) in (0_u8..).zip(&bodies) {
+        corpus.put("bodies", &format!("{kind}"), [&[kind], body.as_bytes()].concat());
+    }
+    let sealed = SealKey::new("c1".into(), [7; 32]).seal(&[0x5A; 256]).expect("a seal");
+    corpus.put("bodies", "sealed", [&[9], sealed.as_slice()].concat());
+}
+
+/// A zero-window probe, a SYN, an echo request and an ARP request, with headers as Linux writes them.
+fn asleep(corpus: &Corpus<'_>) {
+    let ip = |protocol: u8, len: u8| {
+        let mut frame = vec![2, 0, 0, 0, 0, 50, 2, 0, 0, 0, 0, 100, 8, 0];
+        frame.extend([0x45, 0, 0, 20 + len, 0, 1, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([10, 77, 0, 100, 10, 77, 0, 50]);
+        frame
+    };
+    let tcp = |port: [u8; 2], sequence: u8, flags: u8| {
+        let mut frame = ip(6, 20);
+        frame.extend([port[0], port[1], 0, 7, 0, 0, 0, sequence, 0xff, 0xff, 0xff, 0xfe]);
+        frame.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        frame
+    };
+    let mut echo = ip(1, 8);
+    echo.extend([8, 0, 0, 0, 0, 1, 0, 1]);
+    let mut arp = vec![0xff; 6];
+    arp.extend([2, 0, 0, 0, 0, 100, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 100]);
+    arp.extend([10, 77, 0, 100, 0, 0, 0, 0, 0, 0, 10, 77, 0, 50]);
+    let frames = [tcp([0x9c, 0x40], 4, 0x10), tcp([0x9c, 0x41], 9, 0x02), echo, arp];
+    for mode in [1_u8, 3, 5] {
+        let mut input = vec![mode];
+        for frame in &frames {
+            input.extend([frame.len() as u8, 200]);
+            input.extend(frame);
+        }
+        corpus.put("asleep", &format!("{mode}"), input);
+    }
 }
