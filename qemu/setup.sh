@@ -59,6 +59,9 @@ need_command cargo cargo-web "builds everything"
 need_command cc gcc "links the programs of this machine"
 [ -e /usr/include/stdio.h ] || [ ! -e /etc/debian_version ] ||
   need libc6-dev "C library to link them with"
+need_command protoc protobuf-compiler "translates etcd's protocol for host-tools"
+[ -e /usr/include/google/protobuf/descriptor.proto ] || [ ! -e /etc/debian_version ] ||
+  need libprotobuf-dev "definitions that etcd's protocol uses"
 have_rust_lld || need_command ld.lld lld "links the images"
 need_command llvm-objcopy llvm "separates kernel and service symbols in the images"
 need_command qemu-system-x86_64 qemu-system-x86 "runs the images"
@@ -79,6 +82,7 @@ if [ -n "$tests" ]; then
   # The shell's own kill hides whether there is a program.
   need_command ps procps "ends recordings (kill)"
   need_command c++ g++ "compiles the fuzzer"
+  need_command etcd etcd-server "store of the tests with several managers"
   need_command tcpdump tcpdump "network trace of a move"
   need_command jq jq "reads the commands' JSON"
   need_command chromium chromium "browser that edits a note through moves"

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Seeded faults in the middle of moves, in a lab of three hosts with real QEMUs and ordinary clients: processes
-# are killed or stopped and links cut at a random point, then it is checked on the wire that one instance of
-# each service answered at a time, that no byte was lost, and that every move has ended.
+# Seeded faults in the middle of moves, in a lab of three hosts with real QEMUs and ordinary clients, three managers
+# and an etcd of three members: processes are killed or stopped and links cut at a random point, then it is checked
+# on the wire that one instance of each service answered at a time, that no byte was lost, and that every move has
+# ended.
 #
 #   sh tests/faults.sh                      20 runs of series 1
 #   sh tests/faults.sh --runs 500 --seed 7  500 runs of series 7
 #   sh tests/faults.sh --only 700123        the run with this seed again
 #
 # Prints a row for each run and the seed of every failure; fails if there was one. Sets up and builds first.
-# A store of several members (etcd) is not part of the lab yet: nothing is done to one.
 set -eu
 cd "$(dirname "$0")/.."
 

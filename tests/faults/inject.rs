@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ferry_tests::faults::plan::{Deed, Fault, Part, Target};
 use rustix::process::Signal;
 
-use crate::rig::{Rig, node, qemus, signal};
+use crate::rig::{Rig, qemus, signal};
 use crate::watch::Progress;
 
 /// How long a fault waits for its phase: another fault may hold the move up.
@@ -20,11 +20,25 @@ const QEMU_PAUSE: Duration = Duration::from_millis(2);
 pub struct Cast {
     pub source: String,
     pub destination: String,
+    /// The node of the manager that leads.
+    pub leader: String,
     /// The moving service's address on the wire.
     pub mac: String,
     /// Process ids by node, before the faults.
     pub holders: BTreeMap<String, i32>,
     pub daemons: BTreeMap<String, i32>,
+}
+
+impl Cast {
+    /// The node of a part.
+    #[must_use]
+    pub fn node(&self, part: Part) -> &str {
+        match part {
+            Part::Source => &self.source,
+            Part::Destination => &self.destination,
+            Part::Manager => &self.leader,
+        }
+    }
 }
 
 /// What a fault has left to be done.
@@ -44,8 +58,7 @@ pub fn inject(rig: &Rig, fault: &Fault, cast: &Cast, progress: &Progress) -> Don
     let entered = progress.await_phase(fault.point.phase, PHASE_LIMIT);
     let due = entered + fault.point.offset;
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
-    let (source, destination) = (cast.source.as_str(), cast.destination.as_str());
-    let at = |part: Part| node(part, source, destination);
+    let at = |part: Part| cast.node(part);
     let hit = Done { hit: true, ..Done::default() };
     match (fault.target, fault.deed) {
         (Target::Between(one, other), Deed::Cut(time)) => {
@@ -64,11 +77,12 @@ pub fn inject(rig: &Rig, fault: &Fault, cast: &Cast, progress: &Progress) -> Don
         (Target::DestinationQemu, deed) => to_qemu(cast, Part::Destination, deed, progress),
         (target, deed) => {
             let daemon = match target {
-                Target::SourceAgent => source,
-                Target::DestinationAgent => destination,
-                _ => "manager",
+                Target::SourceAgent => cast.source.clone(),
+                Target::DestinationAgent => cast.destination.clone(),
+                Target::StoreMember(number) => format!("etcd{number}"),
+                _ => cast.leader.clone(),
             };
-            let Some(&pid) = cast.daemons.get(daemon) else { return Done::default() };
+            let Some(&pid) = cast.daemons.get(&daemon) else { return Done::default() };
             match deed {
                 Deed::Stop(time) => {
                     pause(pid, time);
@@ -77,7 +91,7 @@ pub fn inject(rig: &Rig, fault: &Fault, cast: &Cast, progress: &Progress) -> Don
                 Deed::Kill(time) | Deed::Cut(time) => {
                     let hit = signal(pid, Signal::KILL);
                     std::thread::sleep(time);
-                    Done { hit, down: hit.then(|| daemon.to_owned()), killed: None }
+                    Done { hit, down: hit.then_some(daemon), killed: None }
                 }
             }
         }
@@ -91,7 +105,7 @@ fn pause(pid: i32, time: Duration) -> bool {
 }
 
 fn to_qemu(cast: &Cast, part: Part, deed: Deed, progress: &Progress) -> Done {
-    let host = node(part, &cast.source, &cast.destination);
+    let host = cast.node(part);
     let Some(&holder) = cast.holders.get(host) else { return Done::default() };
     let begun = Instant::now();
     let pid = loop {

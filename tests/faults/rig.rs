@@ -1,4 +1,4 @@
-//! A lab of three hosts with two services, and what can be done to it.
+//! A lab of three hosts and three managers with two services, and what can be done to it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ferry_tests::faults::plan::{Moved, Part};
+use ferry_tests::faults::plan::Moved;
 use ferry_tests::harness::World;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -79,13 +79,15 @@ pub struct Rig {
     switch: Mutex<Shell>,
     /// Names of nodes by the index of the switch's port.
     pub ports: BTreeMap<u32, String>,
+    /// Last octets of the nodes' addresses.
+    octets: BTreeMap<String, u8>,
 }
 
 impl Rig {
     /// Brings it up, `echo` on host a and `files` on b.
     #[must_use]
     pub fn start(scratch: &str) -> Self {
-        let world = World::start(scratch, "faults", 3);
+        let world = World::with_managers(scratch, "faults", 3, 3);
         let mut ports = BTreeMap::new();
         for line in world.exec("switch", &["ip", "-o", "link"]).lines() {
             let mut words = line.split([':', '@']).map(str::trim);
@@ -97,13 +99,21 @@ impl Rig {
         }
         let mut shell = Shell::start(&world);
         shell.run(&format!("ip link add {VOID} type bridge && ip link set {VOID} up"));
-        for node in HOSTS.into_iter().chain(["manager"]) {
+        for node in ports.values() {
             shell.run(&format!("tc qdisc add dev to-{node} clsact"));
         }
+        let status = world.status();
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let octets = nodes
+            .filter_map(|node| {
+                let octet = node["ip"].as_str()?.rsplit_once('.')?.1.parse().ok()?;
+                Some((node["name"].as_str()?.to_owned(), octet))
+            })
+            .collect();
         for (service, node) in SERVICES.iter().zip(HOSTS) {
             world.service(service.image, service.name, node, service.ip, &[]);
         }
-        Self { world, switch: Mutex::new(shell), ports }
+        Self { world, switch: Mutex::new(shell), ports, octets }
     }
 
     /// What the manager says of a service; `None` if it does not answer, or has none.
@@ -147,10 +157,7 @@ impl Rig {
     pub fn between(&self, one: &str, other: &str, cut: bool) {
         // The last octet of a node's address is also the priority of the filters that lead there: several
         // pairs may be cut at once.
-        let octet = |node: &str| match HOSTS.iter().position(|host| *host == node) {
-            Some(index) => 11 + index,
-            None => 2,
-        };
+        let octet = |node: &str| self.octets.get(node).copied().expect("a node with an address");
         for (from, to) in [(one, other), (other, one)] {
             let (source, destination) = (octet(from), octet(to));
             let filter = format!("dev to-{from} ingress protocol ip prio {destination}");
@@ -175,20 +182,10 @@ impl Rig {
         self.switch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a manager or an agent again.
+    /// Starts a manager, an agent or a member of etcd again.
     pub fn restart(&self, node: &str) {
         let (code, out, err) = self.world.try_run(&["lab", "restart", node], RESTART_LIMIT);
         assert!(code == Some(0), "lab restart {node}: exit code {code:?}\n{out}{err}");
-    }
-}
-
-/// The node of a part.
-#[must_use]
-pub fn node<'n>(part: Part, source: &'n str, destination: &'n str) -> &'n str {
-    match part {
-        Part::Source => source,
-        Part::Destination => destination,
-        Part::Manager => "manager",
     }
 }
 

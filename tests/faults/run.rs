@@ -61,6 +61,7 @@ pub fn run(rig: &Rig, plan: &Plan) -> Outcome {
     let cast = Cast {
         source: source.clone(),
         destination: destination.clone(),
+        leader: rig.world.leader(),
         mac: before.mac.clone(),
         holders: rig.pids("nodes"),
         daemons: rig.pids("daemons"),
@@ -86,9 +87,9 @@ pub fn run(rig: &Rig, plan: &Plan) -> Outcome {
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("a fault is done")).collect()
     });
-    // The manager first: agents are not ready before it knows them.
+    // Agents last: they are not ready before a manager knows them.
     let mut down: Vec<&String> = done.iter().filter_map(|done| done.down.as_ref()).collect();
-    down.sort_by_key(|node| *node != "manager");
+    down.sort_by_key(|node| HOSTS.contains(&node.as_str()));
     down.into_iter().for_each(|node| rig.restart(node));
     let killed: Vec<Part> = done.iter().filter_map(|done| done.killed).collect();
 

@@ -11,6 +11,7 @@ mod bad_input;
 mod checkpoint;
 mod drain;
 mod gap;
+mod managers;
 mod moves;
 mod sleep;
 mod state;

@@ -92,7 +92,7 @@ mod tests {
         let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap().to_string();
         drop(held);
-        let agent = Client::new(address.parse().unwrap(), "its agent");
+        let agent = Client::new(address.parse::<Address>().unwrap(), "its agent");
         let error = who_are_you(&agent).await.unwrap_err();
         assert!(error.contains("its agent"), "{error}");
     }

@@ -47,7 +47,7 @@ pub use network::{BridgeNetwork, Network};
 
 use crate::api::{ApiError, Client, ReportAnswer};
 use crate::qemu::Accel;
-use crate::wire::{self, Address};
+use crate::wire::{self, Address, Addresses};
 
 /// How often an agent tells the manager that it is there.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -64,8 +64,8 @@ pub struct Config {
     pub name: String,
     /// Where to listen, and where the manager and other agents find it.
     pub listen: Address,
-    /// Where the manager listens.
-    pub manager: Address,
+    /// Where the manager listens, or several of which one leads.
+    pub manager: Addresses,
     /// Directory for images, logs and sockets.
     pub state_dir: PathBuf,
     /// Directory for the guests' memory files, on a file system in memory.

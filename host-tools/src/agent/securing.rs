@@ -41,7 +41,7 @@ pub async fn gate(config: &Config) -> Result<Arc<Gate>, ApiError> {
     let path = config.state_dir.join("audit.log");
     let audit = Audit::open(&path).map_err(|error| named(&path, error))?;
     let security = if config.insecure_loopback {
-        check_insecure("the agent", [&config.listen, &config.manager])?;
+        check_insecure("the agent", config.manager.iter().chain([&config.listen]))?;
         Security::Plain
     } else {
         let credentials = credentials(config).await?;

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,18 +17,28 @@ use tokio::sync::Mutex;
 use super::error::{ApiError, Problem};
 use crate::security::tls::{self, Party, Security, Tls};
 use crate::trace;
-use crate::wire::{self, Address};
+use crate::wire::{self, Address, Addresses, Pause};
 
 /// Longest time a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Longest answer that is taken into memory, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// A client of one address. Keeps one connection open for requests with small answers, so that a
+/// Longest wait for one of several managers to lead: as long as a leader's lease, and the election.
+const LEADER_LIMIT: Duration = Duration::from_secs(20);
+/// First and longest pause before the managers are asked once more who leads.
+const LEADER_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// A client of one party. Keeps one connection open for requests with small answers, so that a
 /// request on it costs one round trip.
+///
+/// Of several managers it asks the one that leads: it goes on to the next when one cannot be reached or says
+/// that another leads, and waits while they elect one.
 #[derive(Debug)]
 pub struct Client {
-    address: Address,
+    addresses: Addresses,
+    /// Place of the address that answered last.
+    at: AtomicUsize,
     who: String,
     secured: Secured,
     kept: Mutex<Option<SendRequest<Body>>>,
@@ -52,9 +63,15 @@ pub struct Lines {
 }
 
 impl Client {
-    /// A client of `address`; `who` names it in error messages, as in "the manager".
-    pub fn new(address: Address, who: impl Into<String>) -> Self {
-        Self { address, who: who.into(), secured: Secured::No, kept: Mutex::new(None) }
+    /// A client of the party at `addresses`; `who` names it in error messages, as in "the manager".
+    pub fn new(addresses: impl Into<Addresses>, who: impl Into<String>) -> Self {
+        Self {
+            addresses: addresses.into(),
+            at: AtomicUsize::new(0),
+            who: who.into(),
+            secured: Secured::No,
+            kept: Mutex::new(None),
+        }
     }
 
     /// The same with connections that `security` makes to `party`.
@@ -69,15 +86,20 @@ impl Client {
     /// A client of the manager for somebody who has no certificate yet and knows its authority by
     /// `fingerprint`.
     #[must_use]
-    pub fn newcomer(address: Address, fingerprint: [u8; 32]) -> Self {
+    pub fn newcomer(addresses: impl Into<Addresses>, fingerprint: [u8; 32]) -> Self {
         let secured = Secured::Newcomer(fingerprint);
-        Self { secured, ..Self::new(address, "the manager") }
+        Self { secured, ..Self::new(addresses, "the manager") }
     }
 
-    /// The address.
+    /// The address that is asked next.
     #[must_use]
     pub fn address(&self) -> &Address {
-        &self.address
+        self.addresses.nth(self.at.load(Ordering::Relaxed))
+    }
+
+    /// From now on the next address is asked.
+    fn turn_away(&self) {
+        self.at.fetch_add(1, Ordering::Relaxed);
     }
 
     fn unreachable(&self, error: impl std::fmt::Display) -> ApiError {
@@ -89,7 +111,8 @@ impl Client {
         match tls::explain(error) {
             Some(reason) => ApiError::denied(format!(
                 "{} at {} and we do not trust each other: {reason}",
-                self.who, self.address
+                self.who,
+                self.address()
             )),
             None if matches!(self.secured, Secured::No) => self
                 .unreachable(error)
@@ -98,15 +121,32 @@ impl Client {
         }
     }
 
+    /// Connects to the address that answered last, else to the next that can be reached.
     async fn connect(&self) -> Result<SendRequest<Body>, ApiError> {
-        if matches!(self.secured, Secured::No) && !self.address.is_local() {
+        let mut tried = 1;
+        loop {
+            match self.connect_here().await {
+                Err(error)
+                    if error.problem == Problem::Unreachable && tried < self.addresses.len() =>
+                {
+                    tried += 1;
+                    self.turn_away();
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn connect_here(&self) -> Result<SendRequest<Body>, ApiError> {
+        let address = self.address().clone();
+        if matches!(self.secured, Secured::No) && !address.is_local() {
             return Err(ApiError::denied(format!(
-                "{} at {} is not on this machine, and there are no credentials to ask it with",
-                self.who, self.address
+                "{} at {address} is not on this machine, and there are no credentials to ask it with",
+                self.who
             ))
             .hint("`host-tools enrol --manager HOST:PORT --token TOKEN` gets some; an admin makes tokens with `host-tools token create`"));
         }
-        let stream = wire::connect(&self.address, CONNECT_LIMIT)
+        let stream = wire::connect(&address, CONNECT_LIMIT)
             .await
             .map_err(|error| self.unreachable(error))?;
         let handshake = async {
@@ -131,7 +171,7 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>, ApiError> {
-        let host = match &self.address {
+        let host = match self.address() {
             Address::Tcp(host_port) => host_port.clone(),
             Address::Unix(_) => "localhost".into(),
         };
@@ -148,6 +188,14 @@ impl Client {
         Ok(request)
     }
 
+    /// Finds the one of several managers that leads, before something is sent that cannot be sent twice.
+    async fn find_leader(&self) -> Result<(), ApiError> {
+        if self.addresses.len() > 1 {
+            let _leads: bool = self.get("/v1/leader").await?;
+        }
+        Ok(())
+    }
+
     /// Sends a request on a connection of its own and returns the answer, once it is known to be good.
     ///
     /// # Errors
@@ -158,6 +206,7 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<Response<Incoming>, ApiError> {
+        self.find_leader().await?;
         let mut sender = self.connect().await?;
         let request = self.request(method, path, body)?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
@@ -178,34 +227,81 @@ impl Client {
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<T, ApiError> {
+        let content = serde_json::to_vec(body).map_err(ApiError::failed)?;
         let exchange = async {
-            let mut kept = self.kept.lock().await;
-            let mut sender = match kept.take() {
-                Some(mut sender) => match sender.ready().await {
-                    Ok(()) => sender,
-                    Err(_) => self.connect().await?,
-                },
-                None => self.connect().await?,
-            };
-            let content = serde_json::to_vec(body).map_err(ApiError::failed)?;
-            let request = self.request(method, path, Body::from(content))?;
-            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
-            let answer = check(answer).await;
-            let bytes = match answer {
-                Ok(answer) => collect(answer.into_body()).await?,
-                Err(error) => {
-                    *kept = Some(sender);
-                    return Err(error);
-                }
-            };
-            *kept = Some(sender);
+            let bytes = self.exchange_with_leader(&method, path, &content).await?;
             serde_json::from_slice(&bytes).map_err(|error| {
                 ApiError::failed(format!("{} sent an answer that is no answer: {error}", self.who))
             })
         };
         match tokio::time::timeout(limit, exchange).await {
             Ok(result) => result,
-            Err(_) => Err(self.unreachable(format!("no answer within {} s", limit.as_secs()))),
+            Err(_) => {
+                // Whoever is silent does not lead for long.
+                self.turn_away();
+                Err(self.unreachable(format!("no answer within {} s", limit.as_secs())))
+            }
+        }
+    }
+
+    /// One exchange; with several managers, as many as it takes to find the one that leads. What a manager
+    /// that does not lead was asked, it has not done.
+    async fn exchange_with_leader(
+        &self,
+        method: &Method,
+        path: &str,
+        content: &[u8],
+    ) -> Result<Bytes, ApiError> {
+        let until = Instant::now() + LEADER_LIMIT;
+        let mut pause = Pause::growing(LEADER_PAUSES.0, LEADER_PAUSES.1);
+        let mut tried = 0;
+        loop {
+            match self.exchange(method, path, content).await {
+                Err(error)
+                    if error.problem == Problem::NotLeading
+                        && self.addresses.len() > 1
+                        && Instant::now() < until =>
+                {
+                    self.turn_away();
+                    tried += 1;
+                    if tried % self.addresses.len() == 0 {
+                        pause.wait().await;
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// One exchange on the kept connection, or on a new one.
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        content: &[u8],
+    ) -> Result<Bytes, ApiError> {
+        let mut kept = self.kept.lock().await;
+        let mut sender = match kept.take() {
+            Some(mut sender) => match sender.ready().await {
+                Ok(()) => sender,
+                Err(_) => self.connect().await?,
+            },
+            None => self.connect().await?,
+        };
+        let request = self.request(method.clone(), path, Body::from(content.to_vec()))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        match check(answer).await {
+            Ok(answer) => {
+                let bytes = collect(answer.into_body()).await?;
+                *kept = Some(sender);
+                Ok(bytes)
+            }
+            Err(error) => {
+                if error.problem != Problem::NotLeading {
+                    *kept = Some(sender);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -261,6 +357,7 @@ impl Client {
         path: &str,
         protocol: &'static str,
     ) -> Result<TokioIo<hyper::upgrade::Upgraded>, ApiError> {
+        self.find_leader().await?;
         let attempt = async {
             let mut sender = self.connect().await?;
             let mut request = self.request(Method::GET, path, Body::empty())?;

@@ -16,6 +16,8 @@ pub enum Problem {
     Invalid,
     /// A node or the manager cannot be reached.
     Unreachable,
+    /// Another manager leads; nothing was done.
+    NotLeading,
     /// The certificate or its role does not allow it.
     Denied,
     /// It was tried and did not work.
@@ -31,6 +33,7 @@ impl Problem {
             Self::Conflict => StatusCode::CONFLICT,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unreachable => StatusCode::BAD_GATEWAY,
+            Self::NotLeading => StatusCode::MISDIRECTED_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -13,7 +13,9 @@ use crate::holder::OnSyn;
 use crate::manager::Pool;
 use crate::migration::precopy::{Limits, OnTimeout};
 use crate::qemu::Machine;
-use crate::wire::Address;
+use crate::store::EtcdConfig;
+use crate::store::etcd::Endpoints;
+use crate::wire::{Address, Addresses};
 
 /// Exit codes, as `--help` shows them.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -42,7 +44,7 @@ pub fn exit_code(problem: Problem) -> ExitCode {
         Problem::NotFound => 3,
         Problem::Conflict => 4,
         Problem::Invalid => 5,
-        Problem::Unreachable => 6,
+        Problem::Unreachable | Problem::NotLeading => 6,
         Problem::Denied => 8,
     })
 }
@@ -51,10 +53,10 @@ pub fn exit_code(problem: Problem) -> ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "host-tools", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// Where the manager listens: HOST:PORT or unix:PATH [default: the running lab's, else the one
+    /// Where the manager listens: HOST:PORT or unix:PATH; several managers, separated by commas [default: the running lab's, else the one
     /// that the user was enrolled by]
     #[arg(long, global = true, env = "FERRY_MANAGER", value_name = "URL")]
-    pub manager: Option<Address>,
+    pub manager: Option<Addresses>,
     /// Credentials to ask the manager with [default: the running lab's admin's, else
     /// ~/.config/ferry/credentials.json]
     #[arg(long, global = true, env = "FERRY_CREDENTIALS", value_name = "FILE")]
@@ -433,8 +435,16 @@ pub struct ManagerArgs {
     pub listen: Option<Address>,
     #[arg(long, value_name = "PATH", help = "Unix socket to listen on")]
     pub socket: Option<PathBuf>,
-    #[arg(long, value_name = "DIR", help = "Directory for the store and the repositories")]
+    #[arg(long, value_name = "DIR", help = "Directory for the keys, the audit log and the store")]
     pub state_dir: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = "Directory for images and snapshots; several managers share it [default: the state directory]"
+    )]
+    pub repository: Option<PathBuf>,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
     #[arg(
         long,
         value_name = "FIRST-LAST/PREFIX[,ROUTER]",
@@ -446,6 +456,57 @@ pub struct ManagerArgs {
     pub insecure_loopback: bool,
     #[command(flatten)]
     pub log: crate::trace::LogArgs,
+}
+
+/// The store of several managers.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct EtcdArgs {
+    #[arg(
+        long = "etcd",
+        value_name = "URL,URL...",
+        requires = "listen",
+        help = "Members of the etcd that several managers share [default: a store of its own]"
+    )]
+    pub endpoints: Option<Endpoints>,
+    #[arg(
+        long = "etcd-prefix",
+        value_name = "KEY",
+        default_value = "/ferry",
+        requires = "endpoints",
+        help = "What all keys in etcd begin with"
+    )]
+    pub prefix: String,
+    #[arg(
+        long = "etcd-ca",
+        value_name = "FILE",
+        requires = "endpoints",
+        help = "Authority of etcd's certificates, PEM"
+    )]
+    pub ca: Option<PathBuf>,
+    #[arg(
+        long = "etcd-cert",
+        value_name = "FILE",
+        requires = "key",
+        help = "Certificate to ask etcd with, PEM"
+    )]
+    pub certificate: Option<PathBuf>,
+    #[arg(long = "etcd-key", value_name = "FILE", requires = "certificate", help = "Its key, PEM")]
+    pub key: Option<PathBuf>,
+}
+
+impl EtcdArgs {
+    /// The configuration; `None` without an etcd.
+    #[must_use]
+    pub fn config(self) -> Option<EtcdConfig> {
+        let Self { endpoints, prefix, ca, certificate, key } = self;
+        endpoints.map(|endpoints| EtcdConfig {
+            endpoints,
+            prefix,
+            ca,
+            identity: certificate.zip(key),
+        })
+    }
 }
 
 /// `agent`.
@@ -545,6 +606,6 @@ mod tests {
         let line = "host-tools ps -o json --manager unix:/s";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
         assert_eq!(cli.output, Output::Json);
-        assert_eq!(cli.manager, Some(Address::Unix("/s".into())));
+        assert_eq!(cli.manager, Some(Address::Unix("/s".into()).into()));
     }
 }

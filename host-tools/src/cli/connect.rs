@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::{ApiError, Client, Problem};
 use crate::manager::securing::admin_file;
 use crate::security::{Credentials, Party, Security, Tls, credentials};
-use crate::wire::Address;
+use crate::wire::Addresses;
 
 /// The manager: as given, else the lab's, else the one that the user was enrolled by.
 ///
@@ -15,12 +15,12 @@ use crate::wire::Address;
 ///
 /// # Errors
 /// No manager is known, or the credentials cannot be used.
-pub fn find_manager(given: Option<Address>, file: Option<PathBuf>) -> Result<Client, ApiError> {
+pub fn find_manager(given: Option<Addresses>, file: Option<PathBuf>) -> Result<Client, ApiError> {
     let unknown = || {
         ApiError::new(Problem::Unreachable, "no manager is known: no lab is up, and none was given")
             .hint("use --manager HOST:PORT or $FERRY_MANAGER, or start a lab with `host-tools lab up`")
     };
-    let lab = crate::lab::manager_socket().map(Address::Unix);
+    let lab = crate::lab::managers();
     if let Some(file) = file {
         let own = Credentials::load(&file).map_err(ApiError::failed)?;
         let address = match given {
@@ -40,16 +40,16 @@ pub fn find_manager(given: Option<Address>, file: Option<PathBuf>) -> Result<Cli
     let own = path.map(|path| Credentials::load(&path)).transpose().map_err(ApiError::failed)?;
     let of = own.as_ref().map(enrolled_by).transpose()?.flatten();
     let address = given.or_else(|| of.clone()).ok_or_else(unknown)?;
-    let ours = !address.is_local() || of.as_ref() == Some(&address);
+    let ours = !address.are_local() || of.as_ref() == Some(&address);
     ask(address, own.filter(|_| ours))
 }
 
-fn enrolled_by(own: &Credentials) -> Result<Option<Address>, ApiError> {
+fn enrolled_by(own: &Credentials) -> Result<Option<Addresses>, ApiError> {
     let address = own.manager.as_deref().map(str::parse).transpose();
     address.map_err(|error: crate::wire::AddressError| ApiError::invalid(error.to_string()))
 }
 
-fn ask(address: Address, own: Option<Credentials>) -> Result<Client, ApiError> {
+fn ask(address: Addresses, own: Option<Credentials>) -> Result<Client, ApiError> {
     let security = match own {
         Some(own) => Security::Tls(Arc::new(Tls::new(own).map_err(ApiError::failed)?)),
         None => Security::Plain,

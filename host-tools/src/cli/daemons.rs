@@ -1,5 +1,6 @@
 //! `manager` and `agent`.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,9 +10,9 @@ use super::args::{AgentArgs, ManagerArgs};
 use crate::agent::{self, BridgeNetwork};
 use crate::api::ApiError;
 use crate::api::spec::check_name;
-use crate::manager;
+use crate::manager::{self, Ended};
 use crate::trace::begin_log;
-use crate::wire::Address;
+use crate::wire::Addresses;
 
 /// Resolves at Ctrl-C or when the process is asked to end.
 fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, ApiError> {
@@ -31,6 +32,18 @@ fn tell_ready() {
     }
 }
 
+/// Replaces this process by a new one of the same program with the same arguments: nothing of what it was
+/// doing goes on, and it waits to be elected again.
+fn begin_anew() -> ApiError {
+    let failed = |error: std::io::Error| ApiError::failed(format!("cannot begin anew: {error}"));
+    match std::env::current_exe() {
+        Ok(program) => {
+            failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).exec())
+        }
+        Err(error) => failed(error),
+    }
+}
+
 /// `host-tools manager`.
 ///
 /// # Errors
@@ -40,19 +53,23 @@ pub async fn manager(args: ManagerArgs) -> Done {
     let config = manager::Config {
         listen: args.listen,
         socket: args.socket,
+        repository: args.repository.unwrap_or_else(|| args.state_dir.clone()),
+        etcd: args.etcd.config(),
         state_dir: args.state_dir,
         pool: args.pool,
         insecure_loopback: args.insecure_loopback,
     };
-    manager::serve(config, shutdown()?, |_| tell_ready()).await?;
-    Ok(ExitCode::SUCCESS)
+    match manager::serve(config, shutdown()?, |_| tell_ready()).await? {
+        Ended::Asked => Ok(ExitCode::SUCCESS),
+        Ended::Deposed => Err(begin_anew()),
+    }
 }
 
 /// `host-tools agent`.
 ///
 /// # Errors
 /// It cannot listen, or its directories cannot be made.
-pub async fn agent(args: AgentArgs, manager: Option<Address>) -> Done {
+pub async fn agent(args: AgentArgs, manager: Option<Addresses>) -> Done {
     begin_log(args.log);
     check_name(&args.name).map_err(|error| ApiError::invalid(error.to_string()))?;
     let manager = manager

@@ -15,7 +15,7 @@ use crate::security::audit::{Entry, Result as Outcome};
 use crate::security::enrol;
 use crate::security::token::{Token, time_to_live};
 use crate::security::{Role, credentials};
-use crate::wire::Address;
+use crate::wire::Addresses;
 
 /// `token`.
 #[derive(Debug, Subcommand)]
@@ -98,7 +98,7 @@ pub async fn token(manager: &Client, command: TokenCommand, json: bool) -> Done 
 /// # Errors
 /// The manager refuses the token, or the credentials cannot be written.
 pub async fn enrol(
-    manager: Option<Address>,
+    manager: Option<Addresses>,
     file: Option<PathBuf>,
     args: EnrolArgs,
     json: bool,

@@ -38,7 +38,7 @@ use args::{CheckArgs, Command, MigrateArgs};
 
 use crate::api::ApiError;
 use crate::trace::{TraceId, under};
-use crate::wire::Address;
+use crate::wire::Addresses;
 
 /// What a command ends with, unless it failed.
 type Done = Result<ExitCode, ApiError>;
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
 async fn carry_out(cli: Cli) -> Done {
     let json = cli.output == args::Output::Json;
     let credentials = cli.credentials;
-    let manager = |given: Option<Address>| connect::find_manager(given, credentials.clone());
+    let manager = |given: Option<Addresses>| connect::find_manager(given, credentials.clone());
     match cli.command {
         Command::Manager(args) => daemons::manager(args).await,
         Command::Agent(args) => daemons::agent(args, cli.manager).await,

@@ -101,7 +101,7 @@ fn end_all(mut processes: Vec<Process>, grace: Duration) -> Result<usize, LabErr
 /// Removes what labs put into their directory, and then the directory if nothing else is in it.
 fn remove_files(dir: &Path) -> Result<(), LabError> {
     let own_directories: Vec<String> =
-        plan::nodes(plan::HOSTS_MAX).into_iter().map(|n| n.name).collect();
+        plan::nodes(plan::HOSTS_MAX, plan::MANAGERS_MAX).into_iter().map(|n| n.name).collect();
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source| LabError::File { path, source }

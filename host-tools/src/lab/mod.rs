@@ -8,6 +8,8 @@
 //!      └─────────────┴─ switch: bridge sw0 ─────────────┘        10.77.0.0/24
 //! ```
 //!
+//! With several managers each is on a node of its own, and so are as many members of the etcd that they share.
+//!
 //! Root needs nothing else. For other users, where the kernel lets them make user namespaces, the whole
 //! lab lies in one; in it they are root.
 //!
@@ -18,6 +20,7 @@
 //! lab's directory in its environment.
 
 pub mod down;
+mod etcd;
 pub mod exec;
 pub mod hold;
 pub mod namespace;
@@ -34,7 +37,7 @@ use std::process::ExitCode;
 
 pub use crate::process;
 pub use notify::tell_ready;
-pub use state::{manager_socket, run_dir};
+pub use state::{managers, run_dir};
 
 /// `host-tools lab …`.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -165,6 +168,12 @@ pub enum LabError {
         log: PathBuf,
         /// The log's last lines.
         tail: String,
+    },
+    /// No certificates for the lab's etcd.
+    #[error("cannot make certificates for etcd: {why}")]
+    Certificates {
+        /// What failed.
+        why: String,
     },
     /// The manager gave no token.
     #[error("the manager gives no token for the agent of node \"{node}\": {why}")]

@@ -7,6 +7,7 @@ use super::LabError;
 use super::namespace::Mode;
 use super::plan::{Node, Role};
 use crate::process::Process;
+use crate::wire::{Address, Addresses};
 
 /// Longest path of a Unix socket (`sun_path` less its zero byte).
 const SOCKET_PATH_MAX: usize = 107;
@@ -113,7 +114,17 @@ impl State {
     /// How many QEMU hosts it has.
     #[must_use]
     pub fn hosts(&self) -> usize {
-        self.nodes.iter().filter(|n| n.node.role == Role::Host).count()
+        self.with_role(Role::Host)
+    }
+
+    /// How many managers it has.
+    #[must_use]
+    pub fn managers(&self) -> usize {
+        self.with_role(Role::Manager)
+    }
+
+    fn with_role(&self, role: Role) -> usize {
+        self.nodes.iter().filter(|n| n.node.role == role).count()
     }
 
     /// Whether every holder and daemon still runs.
@@ -125,23 +136,31 @@ impl State {
     }
 }
 
-/// The manager's socket of the lab in `dir`.
+/// The socket of the manager on this node of the lab in `dir`.
 #[must_use]
-pub fn manager_socket_in(dir: &Path) -> PathBuf {
-    dir.join("manager.sock")
+pub fn manager_socket_in(dir: &Path, node: &str) -> PathBuf {
+    dir.join(format!("{node}.sock"))
 }
 
-/// The manager's socket of the running lab, if there is one.
+/// Where the managers of the running lab listen, if there is one.
 #[must_use]
-pub fn manager_socket() -> Option<PathBuf> {
-    Some(manager_socket_in(&run_dir())).filter(|path| path.exists())
+pub fn managers() -> Option<Addresses> {
+    let dir = run_dir();
+    let nodes = super::plan::nodes(1, super::plan::MANAGERS_MAX);
+    nodes
+        .iter()
+        .filter(|node| node.role == Role::Manager)
+        .map(|node| manager_socket_in(&dir, &node.name))
+        .filter(|path| path.exists())
+        .map(Address::Unix)
+        .collect()
 }
 
 /// Makes the directory, readable by this user only, and checks that sockets can live in it.
 pub fn make_run_dir(dir: &Path) -> Result<(), LabError> {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let longest = manager_socket_in(dir);
+    let longest = manager_socket_in(dir, "manager3");
     // Agents put the sockets of their guests a little deeper.
     if longest.as_os_str().as_bytes().len() + 24 > SOCKET_PATH_MAX {
         return Err(LabError::DirTooLong { dir: dir.to_owned() });
@@ -164,7 +183,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(State::load(dir.path()).unwrap(), None);
         let mut state = State::new(Mode::Root);
-        for (i, node) in super::super::plan::nodes(2).into_iter().enumerate() {
+        for (i, node) in super::super::plan::nodes(2, 1).into_iter().enumerate() {
             let holder = Process { pid: 1000 + i as i32, start: 5 };
             state.nodes.push(HeldNode { node, holder });
         }

@@ -46,7 +46,7 @@ fn json(dir: &std::path::Path, state: Option<&State>, up: bool) -> String {
         })
         .collect();
     serde_json::json!({
-        "dir": dir, "up": up, "manager": manager_socket_in(dir), "nodes": nodes, "daemons": daemons,
+        "dir": dir, "up": up, "manager": manager_socket_in(dir, "manager"), "nodes": nodes, "daemons": daemons,
     })
     .to_string()
 }

@@ -28,6 +28,9 @@ pub struct Args {
     /// Number of QEMU hosts, named a, b, c …
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(plan::HOSTS_MAX)))]
     pub hosts: u8,
+    /// Number of managers; several share an etcd of as many members
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(plan::MANAGERS_MAX)))]
+    pub managers: u8,
     /// Make the network only; manager and agents are yours to start
     #[arg(long)]
     pub bare: bool,
@@ -40,7 +43,10 @@ pub fn run(args: &Args) -> Result<(), LabError> {
     let mut lock_file = lock(&dir)?;
     match State::load(&dir) {
         Ok(Some(state)) if state.alive() => {
-            if state.hosts() == usize::from(args.hosts) && state.daemons.is_empty() == args.bare {
+            if state.hosts() == usize::from(args.hosts)
+                && state.managers() == usize::from(args.managers)
+                && state.daemons.is_empty() == args.bare
+            {
                 println!("the lab is already up in {}", dir.display());
                 return Ok(());
             }
@@ -92,11 +98,11 @@ pub fn restart(args: &RestartArgs) -> Result<(), LabError> {
     let (Some(old), Some(node)) = (old, node) else { return Err(no_such) };
     old.end(DAEMON_GRACE).map_err(|source| LabError::End { pid: old.pid, source })?;
     let mut lab = Lab { state, dir, children: Vec::new() };
-    let Some((what, arguments)) = lab.daemon_of(&node) else { return Err(no_such) };
+    let Some(program) = lab.daemon_of(&node)? else { return Err(no_such) };
     let deadline = Instant::now() + DAEMON_DEADLINE;
-    let waiting = lab.start(what, &node.name, arguments, None)?;
-    lab.wait(what, &node.name, &waiting, deadline)?;
-    println!("the {what} of {} runs again", node.name);
+    let waiting = lab.start(&program, &node.name, None)?;
+    lab.wait(program.what, &node.name, &waiting, deadline)?;
+    println!("the {} of {} runs again", program.what, node.name);
     Ok(())
 }
 
@@ -109,6 +115,17 @@ fn check_taps() -> Result<(), LabError> {
     }
 }
 
+/// The manager whose keys the others get, and whose repository they share.
+const FIRST_MANAGER: &str = "manager";
+
+/// A daemon to be started.
+struct Program {
+    /// How people call it.
+    what: &'static str,
+    path: PathBuf,
+    arguments: Vec<String>,
+}
+
 struct Lab {
     state: State,
     dir: PathBuf,
@@ -117,7 +134,7 @@ struct Lab {
 
 impl Lab {
     fn make(&mut self, args: &Args) -> Result<(), LabError> {
-        for node in plan::nodes(args.hosts) {
+        for node in plan::nodes(args.hosts, args.managers) {
             self.hold(node)?;
         }
         if !args.bare {
@@ -174,22 +191,38 @@ impl Lab {
     fn start_daemons(&mut self) -> Result<(), LabError> {
         let deadline = Instant::now() + DAEMON_DEADLINE;
         let nodes: Vec<Node> = self.state.nodes.iter().map(|n| n.node.clone()).collect();
+        let with = |role| nodes.iter().filter(move |node| node.role == role);
+        if with(Role::Store).count() > 0 {
+            super::etcd::make_certificates(&self.dir, &nodes)?;
+        }
+        // A member is ready when it has found most others.
+        self.start_together(with(Role::Store), deadline)?;
+        // Agents are not ready before a manager knows them. The keys of the cluster are the first one's.
+        let first = with(Role::Manager).next();
+        self.start_together(first.into_iter(), deadline)?;
+        for other in with(Role::Manager).skip(1) {
+            self.share_keys(other)?;
+        }
+        self.start_together(with(Role::Manager).skip(1), deadline)?;
+        self.start_together(with(Role::Host), deadline)
+    }
+
+    fn start_together<'n>(
+        &mut self,
+        nodes: impl Iterator<Item = &'n Node>,
+        deadline: Instant,
+    ) -> Result<(), LabError> {
         let mut all = Vec::new();
-        for node in &nodes {
-            let Some((what, arguments)) = self.daemon_of(node) else { continue };
+        for node in nodes {
+            let Some(program) = self.daemon_of(node)? else { continue };
             let token = match node.role {
                 Role::Host => {
                     Some(super::tokens::for_agent(&own_program()?, &self.dir, &node.name)?)
                 }
                 _ => None,
             };
-            let waiting = self.start(what, &node.name, arguments, token)?;
-            // Agents are not ready before the manager knows them.
-            if node.role == Role::Manager {
-                self.wait(what, &node.name, &waiting, deadline)?;
-            } else {
-                all.push((what, &node.name, waiting));
-            }
+            let waiting = self.start(&program, &node.name, token)?;
+            all.push((program.what, &node.name, waiting));
         }
         for (what, name, waiting) in all {
             self.wait(what, name, &waiting, deadline)?;
@@ -197,15 +230,44 @@ impl Lab {
         Ok(())
     }
 
-    /// What runs in a node, and its arguments.
-    fn daemon_of(&self, node: &Node) -> Option<(&'static str, Vec<String>)> {
-        let manager = format!("{}:{}", plan::MANAGER_IP, plan::MANAGER_PORT);
-        match (node.role, node.ip) {
-            (Role::Manager, _) => {
-                let socket = manager_socket_in(&self.dir).to_string_lossy().into_owned();
-                let arguments =
-                    ["manager", "--listen", &manager, "--socket", &socket].map(str::to_owned);
-                Some(("manager", arguments.to_vec()))
+    /// Gives a manager the keys of the first.
+    fn share_keys(&self, other: &Node) -> Result<(), LabError> {
+        let (from, to) = (self.dir.join(FIRST_MANAGER), self.dir.join(&other.name));
+        for name in ["authority.json", "admin.json"] {
+            // With the permissions.
+            fs::copy(from.join(name), to.join(name))
+                .map_err(|source| LabError::File { path: to.join(name), source })?;
+        }
+        Ok(())
+    }
+
+    /// What runs in a node.
+    fn daemon_of(&self, node: &Node) -> Result<Option<Program>, LabError> {
+        let nodes = || self.state.nodes.iter().map(|held| &held.node);
+        let managers: Vec<String> = nodes()
+            .filter(|node| node.role == Role::Manager)
+            .filter_map(|node| Some(format!("{}:{}", node.ip?, plan::MANAGER_PORT)))
+            .collect();
+        let state_dir = self.dir.join(&node.name);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let (what, path, arguments) = match (node.role, node.ip) {
+            (Role::Store, _) => {
+                let arguments = super::etcd::member_arguments(&self.dir, node, nodes());
+                ("member of etcd", "etcd".into(), arguments)
+            }
+            (Role::Manager, Some(ip)) => {
+                let socket = text(&manager_socket_in(&self.dir, &node.name));
+                let (listen, state_dir) =
+                    (format!("{ip}:{}", plan::MANAGER_PORT), text(&state_dir));
+                let repository = text(&self.dir.join(FIRST_MANAGER));
+                let mut arguments: Vec<String> =
+                    ["manager", "--listen", &listen, "--socket", &socket]
+                        .into_iter()
+                        .chain(["--state-dir", &state_dir, "--repository", &repository])
+                        .map(str::to_owned)
+                        .collect();
+                arguments.extend(super::etcd::manager_arguments(&self.dir, &node.name, nodes()));
+                ("manager", own_program()?, arguments)
             }
             (Role::Host, Some(ip)) => {
                 let arguments = [
@@ -215,24 +277,27 @@ impl Lab {
                     "--listen",
                     &format!("{ip}:{}", plan::AGENT_PORT),
                     "--manager",
-                    &manager,
+                    &managers.join(","),
                     "--bridge",
                     plan::HOST_BRIDGE,
+                    "--state-dir",
+                    &text(&state_dir),
                 ];
-                Some(("agent", arguments.map(str::to_owned).to_vec()))
+                ("agent", own_program()?, arguments.map(str::to_owned).to_vec())
             }
-            _ => None,
-        }
+            _ => return Ok(None),
+        };
+        Ok(Some(Program { what, path, arguments }))
     }
 
-    /// Starts a daemon of this program inside a node.
+    /// Starts a daemon inside a node.
     fn start(
         &mut self,
-        what: &'static str,
+        program: &Program,
         node: &str,
-        arguments: Vec<String>,
         token: Option<String>,
     ) -> Result<Listener, LabError> {
+        let what = program.what;
         let file = |path: &Path| {
             let path = path.to_owned();
             move |source| LabError::File { path, source }
@@ -244,13 +309,10 @@ impl Lab {
         let log = self.dir.join(format!("{node}.log"));
         let log_file = File::options().create(true).append(true).open(&log).map_err(file(&log))?;
         let log_too = log_file.try_clone().map_err(file(&log))?;
-        let program = own_program()?;
-        let child = Command::new(&program)
+        let child = Command::new(own_program()?)
             .args(["lab", "exec", "--daemon", node, "--"])
-            .arg(&program)
-            .args(arguments)
-            .arg("--state-dir")
-            .arg(&state_dir)
+            .arg(&program.path)
+            .args(&program.arguments)
             .env("FERRY_LAB_DIR", &self.dir)
             .env("NOTIFY_SOCKET", listener.path())
             // Not among the arguments, which all users of the machine can read.

@@ -29,6 +29,8 @@ type Result<T> = std::result::Result<T, ApiError>;
 /// The manager's routes.
 pub fn router(manager: Arc<Manager>) -> Router {
     Router::new()
+        // Managers that do not lead answer it with an error, as everything.
+        .route("/v1/leader", get(async || Json(true)))
         .route("/v1/nodes", get(nodes).post(report))
         .route("/v1/nodes/{name}/drain", post(drain))
         .route("/v1/nodes/{name}/undrain", post(undrain))

@@ -72,15 +72,20 @@ pub struct Members {
 }
 
 impl Members {
-    /// The members of the cluster whose keys lie in `state_dir`; makes them at the first start.
+    /// The members of the cluster whose keys lie in `state_dir`; makes them at the first start. The signatures
+    /// of images lie beside the images.
     ///
     /// # Errors
     /// The keys cannot be read or made.
-    pub fn open(store: Arc<dyn Store>, state_dir: &Path) -> Result<Self, ApiError> {
+    pub fn open(
+        store: Arc<dyn Store>,
+        state_dir: &Path,
+        repository: &Path,
+    ) -> Result<Self, ApiError> {
         let now = OffsetDateTime::now_utc();
         let authority =
             Authority::open(&state_dir.join("authority.json"), now).map_err(ApiError::failed)?;
-        let signatures = state_dir.join("signatures");
+        let signatures = repository.join("signatures");
         std::fs::create_dir_all(&signatures)
             .map_err(|error| ApiError::failed(format!("{}: {error}", signatures.display())))?;
         Ok(Self { authority, signatures, store, enrolling: Mutex::default() })

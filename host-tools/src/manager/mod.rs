@@ -19,12 +19,14 @@
 //! 17. [`securing`]: how connections are secured.
 //! 18. [`overview`] and [`watch`]: the present state and its changes, for those who look.
 //! 19. [`web`]: the page.
-//! 20. [`http`] and [`members_http`]: the routes.
+//! 20. [`leading`]: several managers, of which one leads.
+//! 21. [`http`] and [`members_http`]: the routes.
 
 pub mod address;
 pub mod cancel;
 pub mod check;
 pub mod http;
+pub mod leading;
 pub mod logs;
 pub mod members;
 pub mod members_http;
@@ -55,7 +57,7 @@ pub use state::Manager;
 
 use crate::api::ApiError;
 use crate::security::secret::make_directory;
-use crate::store::{EmbeddedStore, Store};
+use crate::store::{EmbeddedStore, EtcdConfig, Store};
 use crate::wire::{self, Address};
 
 /// How a manager is set up.
@@ -65,15 +67,37 @@ pub struct Config {
     pub listen: Option<Address>,
     /// Where users on this machine find it.
     pub socket: Option<PathBuf>,
-    /// Directory for the store and the repositories.
+    /// Directory for the keys, the audit log and, of a single manager, the store.
     pub state_dir: PathBuf,
+    /// Directory for images and snapshots; several managers share it.
+    pub repository: PathBuf,
+    /// The store of several managers; without it this is the only one.
+    pub etcd: Option<EtcdConfig>,
     /// Addresses for services.
     pub pool: Pool,
     /// Plain HTTP, which is spoken on addresses of this machine only.
     pub insecure_loopback: bool,
 }
 
-/// Runs a manager until `shutdown` resolves. `ready` gets its TCP address once it listens.
+impl Config {
+    /// All addresses to listen on.
+    fn addresses(&self) -> impl Iterator<Item = Address> + use<> {
+        self.listen.clone().into_iter().chain(self.socket.clone().map(Address::Unix))
+    }
+}
+
+/// Why a manager has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Asked,
+    /// Another manager leads, or will in a moment. Work of this one may still be under way: the process has to
+    /// end, or to be replaced by a new one.
+    Deposed,
+}
+
+/// Runs a manager until `shutdown` resolves or it leads no more. `ready` gets its TCP address once it listens;
+/// a manager that waits for another to end is ready too.
 ///
 /// # Errors
 /// It cannot listen, or its files cannot be opened.
@@ -81,36 +105,82 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(Option<std::net::SocketAddr>),
-) -> Result<(), ApiError> {
-    make_directory(&config.state_dir)
-        .map_err(|error| ApiError::failed(format!("{}: {error}", config.state_dir.display())))?;
-    let store: Arc<dyn Store> =
-        Arc::new(EmbeddedStore::open(&config.state_dir.join("store.redb"))?);
-    let members = Members::open(Arc::clone(&store), &config.state_dir)?;
-    let gate = securing::gate(&config, &members).await?;
+) -> Result<Ended, ApiError> {
+    for directory in [&config.state_dir, &config.repository] {
+        make_directory(directory)
+            .map_err(|error| ApiError::failed(format!("{}: {error}", directory.display())))?;
+    }
+    if config.addresses().next().is_none() {
+        return Err(ApiError::invalid("the manager needs --listen or --socket"));
+    }
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut ready = Some(ready);
+    let mut term = None;
+    let store: Arc<dyn Store> = match &config.etcd {
+        None => Arc::new(EmbeddedStore::open(&config.state_dir.join("store.redb"))?),
+        Some(etcd) => {
+            let waits = || {
+                if let Some(ready) = ready.take() {
+                    ready(None);
+                }
+            };
+            let (store, won) = tokio::select! {
+                led = leading::lead(&config, etcd, waits) => led?,
+                () = &mut shutdown => return Ok(Ended::Asked),
+            };
+            term = Some(won);
+            store
+        }
+    };
+    let (servers, tcp_address) = begin(&config, store).await?;
+    if let Some(ready) = ready {
+        ready(tcp_address);
+    }
+    let deposed = async {
+        match &mut term {
+            Some(term) => term.over().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        () = shutdown => Ended::Asked,
+        () = deposed => Ended::Deposed,
+    };
+    servers.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Some(path) = &config.socket {
+        let _ = std::fs::remove_file(path);
+    }
+    match (ended, term) {
+        (Ended::Asked, Some(term)) => term.resign().await,
+        (Ended::Deposed, _) => tracing::warn!("this manager leads no more"),
+        _ => {}
+    }
+    Ok(ended)
+}
+
+type Server = tokio::task::JoinHandle<std::io::Result<()>>;
+
+/// Reads the store, takes up what is open, and listens.
+async fn begin(
+    config: &Config,
+    store: Arc<dyn Store>,
+) -> Result<(Vec<Server>, Option<std::net::SocketAddr>), ApiError> {
+    let members = Members::open(Arc::clone(&store), &config.state_dir, &config.repository)?;
+    let gate = securing::gate(config, &members).await?;
     let security = gate.security().clone();
-    let manager = Manager::open(store, members, security, &config.state_dir, config.pool).await?;
+    let pool = config.pool.clone();
+    let manager = Manager::open(store, members, security, &config.repository, pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
     let router =
         http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
-    let socket = config.socket.map(Address::Unix);
     let mut servers = Vec::new();
     let mut tcp_address = None;
-    for address in config.listen.iter().chain(&socket) {
-        let listener = wire::listen(address).await.map_err(ApiError::failed)?;
+    for address in config.addresses() {
+        let listener = wire::listen(&address).await.map_err(ApiError::failed)?;
         tcp_address = tcp_address.or(listener.tcp_address());
         servers.push(gate.serve(listener, router.clone()));
         tracing::info!("manager listens on {address}");
     }
-    if servers.is_empty() {
-        return Err(ApiError::invalid("the manager needs --listen or --socket"));
-    }
-    ready(tcp_address);
-    shutdown.await;
-    servers.iter().for_each(tokio::task::JoinHandle::abort);
-    if let Some(Address::Unix(path)) = socket {
-        let _ = std::fs::remove_file(path);
-    }
-    Ok(())
+    Ok((servers, tcp_address))
 }

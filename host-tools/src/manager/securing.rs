@@ -9,7 +9,7 @@ use super::Config;
 use super::members::{FIRST_ADMIN, Members};
 use crate::api::{ApiError, now_us};
 use crate::security::access::MANAGER;
-use crate::security::{Audit, Credentials, Gate, Role, Security, Tls};
+use crate::security::{Audit, Authority, Credentials, Gate, Role, Security, Tls};
 use crate::wire::Address;
 
 /// Where the first admin's credentials lie.
@@ -43,22 +43,31 @@ pub fn check_insecure<'a>(
 /// Keys, credentials or the log cannot be had, or the manager was told to listen without TLS where others
 /// can reach it.
 pub async fn gate(config: &Config, members: &Members) -> Result<Arc<Gate>, ApiError> {
-    let path = config.state_dir.join("audit.log");
-    let audit = Audit::open(&path)
-        .map_err(|error| ApiError::failed(format!("{}: {error}", path.display())))?;
-    let security = if config.insecure_loopback {
-        check_insecure("the manager", &config.listen)?;
-        Security::Plain
-    } else {
+    let audit = open_audit(&config.state_dir)?;
+    let security = own_security(config, members.authority())?;
+    if matches!(security, Security::Tls(_)) {
         first_admin(config, members).await?;
-        let authority = members.authority();
-        let made = authority.credentials(Role::Manager, "manager", OffsetDateTime::now_utc());
-        let (credentials, _) = made.map_err(ApiError::failed)?;
-        Security::Tls(Arc::new(Tls::new(credentials).map_err(ApiError::failed)?))
-    };
+    }
     let gate = Gate::new(MANAGER, security, Arc::new(audit));
     gate.revoke(members.revoked().await?);
     Ok(Arc::new(gate))
+}
+
+/// The audit log of a manager.
+pub(super) fn open_audit(state_dir: &Path) -> Result<Audit, ApiError> {
+    let path = state_dir.join("audit.log");
+    Audit::open(&path).map_err(|error| ApiError::failed(format!("{}: {error}", path.display())))
+}
+
+/// How a manager secures its connections: by a certificate that it makes itself.
+pub(super) fn own_security(config: &Config, authority: &Authority) -> Result<Security, ApiError> {
+    if config.insecure_loopback {
+        check_insecure("the manager", &config.listen)?;
+        return Ok(Security::Plain);
+    }
+    let made = authority.credentials(Role::Manager, "manager", OffsetDateTime::now_utc());
+    let (credentials, _) = made.map_err(ApiError::failed)?;
+    Ok(Security::Tls(Arc::new(Tls::new(credentials).map_err(ApiError::failed)?)))
 }
 
 /// Writes the first admin's credentials, unless they are there.

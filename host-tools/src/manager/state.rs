@@ -70,7 +70,7 @@ impl Manager {
         store: Arc<dyn Store>,
         members: Members,
         security: Security,
-        state_dir: &Path,
+        repository: &Path,
         pool: Pool,
     ) -> Result<Self, ApiError> {
         let documents = store.documents(MIGRATION_DOCUMENT).await?;
@@ -94,8 +94,8 @@ impl Manager {
             store,
             members,
             nodes,
-            images: Images::open(&state_dir.join("images"))?,
-            workspace: Blobs::open(&state_dir.join("snapshots"))?,
+            images: Images::open(&repository.join("images"))?,
+            workspace: Blobs::open(&repository.join("snapshots"))?,
             pool,
             moves: Moves::new(kept),
             metrics: Metrics::default(),

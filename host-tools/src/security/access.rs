@@ -60,6 +60,7 @@ impl Rule {
 
 /// The manager's routes.
 pub const MANAGER: &[Rule] = &[
+    look("/v1/leader").and_agents(),
     look("/v1/nodes"),
     agent("POST", "/v1/nodes").quiet(),
     admin("POST", "/v1/nodes/{name}/drain"),

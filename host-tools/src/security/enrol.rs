@@ -12,7 +12,7 @@ use super::credentials::Credentials;
 use super::identity::Identity;
 use super::token::Token;
 use crate::api::{ApiError, Client};
-use crate::wire::Address;
+use crate::wire::Addresses;
 
 /// Longest wait for the manager.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ pub struct Enrolled {
 /// # Errors
 /// The manager cannot be reached, is another cluster's, or refuses the token.
 pub async fn enrol(
-    address: &Address,
+    address: &Addresses,
     token: &Token,
     name: Option<String>,
 ) -> Result<Credentials, ApiError> {
@@ -64,10 +64,7 @@ pub async fn enrol(
     }
     Ok(Credentials {
         identity: enrolled.identity,
-        manager: Some(match address {
-            Address::Tcp(host_port) => host_port.clone(),
-            Address::Unix(path) => format!("unix:{}", path.display()),
-        }),
+        manager: Some(address.to_string()),
         ca: enrolled.ca,
         certificate: enrolled.certificate,
         key: key.serialize_pem(),

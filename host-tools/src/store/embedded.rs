@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use tokio::sync::broadcast;
 
-use super::{Answer, Change, Ownership, Record, Renewal, Store, StoreError};
+use super::{Answer, Change, Ownership, Record, Renewal, Store, StoreError, change};
 
 /// Name → record as JSON.
 const SERVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("services");
@@ -34,20 +34,10 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 
 type Services<'t> = Table<'t, &'static str, &'static [u8]>;
 
-fn find(services: &Services<'_>, name: &str) -> Result<Record, StoreError> {
-    let found = services.get(name).map_err(failed)?;
-    let found = found.ok_or_else(|| StoreError::NotFound { name: name.to_owned() })?;
-    serde_json::from_slice(found.value()).map_err(failed)
-}
-
 fn find_at(services: &Services<'_>, name: &str, epoch: u64) -> Result<Record, StoreError> {
-    let record = find(services, name)?;
-    if record.epoch == epoch {
-        Ok(record)
-    } else {
-        let (name, found) = (name.to_owned(), record.epoch);
-        Err(StoreError::Epoch { name, expected: epoch, found })
-    }
+    let found = services.get(name).map_err(failed)?;
+    let found = found.map(|found| serde_json::from_slice(found.value()).map_err(failed));
+    change::at_epoch(name, found.transpose()?, epoch)
 }
 
 fn put(services: &mut Services<'_>, record: &Record) -> Result<(), StoreError> {
@@ -143,23 +133,14 @@ fn raise_epoch(write: &WriteTransaction, id: &str, epoch: u64) -> Result<(), Sto
 }
 
 impl Store for EmbeddedStore {
-    fn claim(&self, mut record: Record) -> Answer<'_, Record> {
+    fn claim(&self, record: Record) -> Answer<'_, Record> {
         self.change_record(move |services, write| {
-            for other in all(services)? {
-                if other.spec.name == record.spec.name {
-                    return Err(StoreError::NameTaken { name: other.spec.name });
-                }
-                if other.spec.ip == record.spec.ip {
-                    let (ip, owner) = (other.spec.ip, other.spec.name);
-                    return Err(StoreError::AddressTaken { ip, owner });
-                }
-            }
             let last = {
                 let epochs = write.open_table(EPOCHS).map_err(failed)?;
                 let last = epochs.get(record.spec.id.as_str()).map_err(failed)?;
                 last.map_or(0, |value| value.value())
             };
-            record.epoch = record.epoch.max(last + 1);
+            let record = change::claimed(record, &all(services)?, last)?;
             raise_epoch(write, &record.spec.id, record.epoch)?;
             Ok(record)
         })
@@ -168,23 +149,7 @@ impl Store for EmbeddedStore {
     fn renew(&self, name: &str, epoch: u64, change: Renewal) -> Answer<'_, Record> {
         let name = name.to_owned();
         self.change_record(move |services, _| {
-            let mut record = find_at(services, &name, epoch)?;
-            record.migration = match (change, record.migration.take()) {
-                (Renewal::Awake, migration) => {
-                    if let Ownership::Waking { name, .. } = record.owner {
-                        record.owner = Ownership::Node { name };
-                    }
-                    migration
-                }
-                (Renewal::BeginMove { migration }, None) => Some(migration),
-                (Renewal::BeginMove { migration: expected }, Some(other)) => {
-                    let found = format!("move {other} is under way");
-                    return Err(StoreError::Move { name, expected, found });
-                }
-                (Renewal::EndMove { migration }, Some(other)) if migration != other => Some(other),
-                (Renewal::EndMove { .. }, _) => None,
-            };
-            Ok(record)
+            change::renewed(find_at(services, &name, epoch)?, &change)
         })
     }
 
@@ -197,17 +162,8 @@ impl Store for EmbeddedStore {
     ) -> Answer<'_, Record> {
         let (name, migration) = (name.to_owned(), migration.map(str::to_owned));
         self.change_record(move |services, write| {
-            let mut record = find_at(services, &name, epoch)?;
-            if record.migration != migration {
-                let other = record.migration.map_or_else(
-                    || "it was settled without a commit".into(),
-                    |other| format!("move {other} is under way"),
-                );
-                let expected = migration.unwrap_or_default();
-                return Err(StoreError::Move { name, expected, found: other });
-            }
-            record.epoch += 1;
-            record.owner = owner;
+            let record = find_at(services, &name, epoch)?;
+            let record = change::advanced(record, migration.as_deref(), &owner)?;
             raise_epoch(write, &record.spec.id, record.epoch)?;
             Ok(record)
         })
@@ -280,7 +236,3 @@ impl Store for EmbeddedStore {
         self.changes.subscribe()
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

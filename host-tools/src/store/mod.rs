@@ -1,15 +1,20 @@
 //! Who owns which service, under which epoch.
 //!
 //! 1. [`record`]: what is kept of a service.
-//! 2. [`embedded`]: the store of a single manager, one file, every change durable before it is told.
+//! 2. `change`: what each change makes of a record.
+//! 3. [`embedded`]: the store of a single manager, one file, every change durable before it is told.
+//! 4. [`etcd`]: the store of several managers, of which one leads.
 //!
-//! [`Store`] is the seam for a store that several managers share: every call is one atomic, durable
-//! transaction and may fail; ownership changes only by comparing the epoch.
+//! For those above there is only [`Store`]: every call is one atomic, durable transaction and may fail;
+//! ownership changes only by comparing the epoch.
 
+mod change;
 pub mod embedded;
+pub mod etcd;
 pub mod record;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdConfig, EtcdStore};
 pub use record::{Ownership, Record, Sleep};
 
 use std::pin::Pin;
@@ -113,3 +118,6 @@ pub enum Renewal {
     /// A service that was waking runs: its snapshot is no longer what it is.
     Awake,
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,68 @@ impl Address {
     }
 }
 
+/// Where one party is found: at any of these, or at the one of them that leads. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses(Vec<Address>);
+
+impl From<Address> for Addresses {
+    fn from(address: Address) -> Self {
+        Self(vec![address])
+    }
+}
+
+impl FromStr for Addresses {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        text.split(',').map(|one| one.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl FromIterator<Address> for Option<Addresses> {
+    fn from_iter<I: IntoIterator<Item = Address>>(addresses: I) -> Self {
+        Some(Addresses(addresses.into_iter().collect())).filter(|all| !all.0.is_empty())
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, address) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            address.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Addresses {
+    /// The address at this place, counted around.
+    #[must_use]
+    pub fn nth(&self, place: usize) -> &Address {
+        &self.0[place % self.0.len()]
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Address> {
+        self.0.iter()
+    }
+
+    /// Whether only processes on this machine can listen and connect at all of them.
+    #[must_use]
+    pub fn are_local(&self) -> bool {
+        self.iter().all(Address::is_local)
+    }
+}
+
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -300,6 +362,17 @@ mod tests {
         }
         for text in ["", "unix:", "host", ":80", "host:port", "http://host:99999"] {
             assert_eq!(text.parse::<Address>(), Err(AddressError { text: text.into() }));
+        }
+    }
+
+    #[test]
+    fn several_addresses() {
+        let both: Addresses = "10.0.0.1:1, unix:/s".parse().unwrap();
+        assert_eq!(both.to_string(), "10.0.0.1:1,unix:/s");
+        assert_eq!((both.len(), both.nth(3)), (2, &Address::Unix("/s".into())));
+        assert!(!both.are_local());
+        for text in ["", ",", "10.0.0.1:1,", "10.0.0.1:1,host"] {
+            assert!(text.parse::<Addresses>().is_err(), "{text}");
         }
     }
 

@@ -101,7 +101,10 @@ async fn the_page_is_passed_on_to_a_browser_and_nothing_else_is() {
     let told: serde_json::Value = serde_json::from_str(&line).unwrap();
     let url = told["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
     let (host, path) = url.split_once('/').unwrap();
-    let browser = host_tools::api::Client::new(host.parse().unwrap(), "the page");
+    let browser = host_tools::api::Client::new(
+        host.parse::<host_tools::wire::Address>().unwrap(),
+        "the page",
+    );
     let get = async |path: &str| {
         browser.download(path, 1 << 20).await.map(|bytes| String::from_utf8(bytes).unwrap())
     };

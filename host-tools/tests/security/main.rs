@@ -87,7 +87,7 @@ fn as_manager(world: &World, node: &str) -> Client {
     let now = OffsetDateTime::now_utc();
     let (own, _) = authority(world).credentials(Role::Manager, "manager", now).unwrap();
     let address = std::fs::read_to_string(world.path(node).join("address")).unwrap();
-    Client::new(address.parse().unwrap(), "the node")
+    Client::new(address.parse::<Address>().unwrap(), "the node")
         .secured(&security(own), Party::Node(node.into()))
 }
 
@@ -173,7 +173,7 @@ async fn tokens_that_are_used_or_expired_are_refused() {
     let dir = world.path("manager");
     let expired = {
         let store = Arc::new(EmbeddedStore::open(&dir.join("store.redb")).unwrap());
-        let members = Members::open(store, &dir).unwrap();
+        let members = Members::open(store, &dir, &dir).unwrap();
         let hour = 3_600_000_000;
         let request = TokenRequest { role: Role::Admin, name: None, ttl_us: hour };
         members.create_token(request, now_us() - 2 * hour).await.unwrap().token
@@ -270,7 +270,7 @@ async fn old_epochs_and_strange_agents_are_refused() {
     let address = std::fs::read_to_string(world.path("b").join("address")).unwrap();
     for file in ["manager/admin.json", "a/credentials.json"] {
         let own = Credentials::load(&world.path(file)).unwrap();
-        let client = Client::new(address.parse().unwrap(), "the node")
+        let client = Client::new(address.parse::<Address>().unwrap(), "the node")
             .secured(&security(own), Party::Node("b".into()));
         refused(client.get::<serde_json::Value>("/v1/instances").await);
     }

@@ -33,6 +33,38 @@ impl World {
         Self::up(scratch, name, &["--hosts", &hosts.to_string()])
     }
 
+    /// The same with several managers, and as many members of the etcd that they share.
+    #[must_use]
+    pub fn with_managers(scratch: &str, name: &str, hosts: u8, managers: u8) -> Self {
+        let (hosts, managers) = (hosts.to_string(), managers.to_string());
+        Self::up(scratch, name, &["--hosts", &hosts, "--managers", &managers])
+    }
+
+    /// The node whose manager leads; waits for an election.
+    ///
+    /// # Panics
+    /// Nobody is elected within a minute.
+    #[must_use]
+    pub fn leader(&self) -> String {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < COMMAND_LIMIT {
+            let status = self.status();
+            let nodes = status["nodes"].as_array().into_iter().flatten();
+            let managers = nodes.filter(|node| node["role"] == "manager");
+            for node in managers.filter_map(|node| node["name"].as_str()) {
+                // One that does not lead says so.
+                let mut command = self.command(&["ps"]);
+                command
+                    .env("FERRY_MANAGER", format!("unix:{}/{node}.sock", self.dir.display()))
+                    .env("FERRY_CREDENTIALS", self.dir.join("manager/admin.json"));
+                if output_within(&command, COMMAND_LIMIT).status.success() {
+                    return node.to_owned();
+                }
+            }
+        }
+        panic!("no manager leads");
+    }
+
     /// The same without manager and agents.
     #[must_use]
     pub fn bare(scratch: &str, name: &str, hosts: u8) -> Self {

@@ -33,7 +33,7 @@ pub fn run_agent(dir: &str) {
     let config = agent::Config {
         name: name.clone(),
         listen: listen.parse().unwrap(),
-        manager: Address::Unix(world.join("manager.sock")),
+        manager: Address::Unix(world.join("manager.sock")).into(),
         state_dir: dir.clone(),
         ram_dir: dir.join("ram"),
         qemu: dir.join("qemu").to_str().unwrap().into(),
@@ -294,7 +294,7 @@ impl World {
     /// How to ask a node.
     pub fn agent(&self, node: &str) -> Client {
         let address = std::fs::read_to_string(self.path(node).join("address")).unwrap();
-        Client::new(address.parse().unwrap(), "the node")
+        Client::new(address.parse::<Address>().unwrap(), "the node")
     }
 
     /// The instance a node has, if it has one.
