@@ -64,8 +64,7 @@ images 15
 sim 12
 system 30
 browser 12
-faults 8
-sleep-and-fuzz 14
+sleep-faults-fuzz 16
 END
 }
 
@@ -102,18 +101,23 @@ step() {
       build_programs
       host_test --test system -- --test-threads=1 --skip sleep:: ;;
     # A thousand connections asleep for two minutes; by hand FERRY_TEST_SLEEP=43200 is a night. The machine has
-    # little to do meanwhile: what is fuzzed is compiled and run in that time.
-    sleep-and-fuzz)
+    # little to do meanwhile, so two other things are done side by side with it, in which time is not what is
+    # tested: faults in the middle of moves (tests/faults.sh is that with arguments), and fuzzing.
+    sleep-faults-fuzz)
       FERRY_TEST_SLEEP=${FERRY_TEST_SLEEP:-120}
       export FERRY_TEST_SLEEP
       build_images
       build_programs
+      host_test --test system --test faults --no-run
       nice -n 19 sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" >"$logs/fuzz.out" 2>&1 &
       fuzz=$!
+      sh tests/run.sh --step faults >"$logs/faults.out" 2>&1 &
+      faults=$!
       failed=0
       host_test --test system -- --test-threads=1 sleep:: || failed=1
+      wait "$faults" || failed=1
       wait "$fuzz" || failed=1
-      cat "$logs/fuzz.out"
+      cat "$logs/faults.out" "$logs/fuzz.out"
       [ "$failed" -eq 0 ] ;;
     browser)
       build_images
@@ -121,7 +125,7 @@ step() {
       host_test --test native
       sh tests/browser/moves.sh
       sh tests/browser/overlook.sh ;;
-    # tests/faults.sh is this with arguments.
+    # For tests/faults.sh.
     faults)
       build_images
       build_programs

@@ -21,7 +21,7 @@ use super::securing;
 use super::{Config, Network};
 use crate::api::{ApiError, Client, Digest32, InstanceState, NodeReport, Problem, ServiceSpec};
 use crate::metrics::agent::Metrics;
-use crate::qemu::{Accel, ImageInfo};
+use crate::qemu::{Accel, GuestUsers, ImageInfo};
 use crate::repository::Blobs;
 use crate::security::{Gate, Party};
 use crate::wire::Address;
@@ -41,6 +41,7 @@ pub struct Host {
     config: Config,
     address: String,
     accel: Accel,
+    users: Option<GuestUsers>,
     network: Box<dyn Network>,
     pub(super) gate: Arc<Gate>,
     images: Blobs,
@@ -115,8 +116,15 @@ impl Host {
                 "another agent runs with state directory {directory}: {error}"
             ))
         })?;
+        let users = config.guest_users.and_then(|first| {
+            GuestUsers::of_this_process(first)
+                .inspect(|users| tracing::info!("guests run as the users {users}"))
+                .inspect_err(|why| tracing::warn!("guests run as the agent's own user: {why}"))
+                .ok()
+        });
         Ok(Self {
             _lock: lock,
+            users,
             config,
             address,
             accel,
@@ -389,7 +397,10 @@ impl Host {
         epoch: u64,
         migration: Option<String>,
     ) -> Result<Arc<Instance>, ApiError> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let launch = Launch {
+            user: self.users.map(|users| users.of(number, self.accel.group())),
+            sandbox: self.config.sandbox,
             migration,
             spec,
             standby,
@@ -397,7 +408,7 @@ impl Host {
             accel: self.accel,
             qemu: &self.config.qemu,
             kernel,
-            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            number,
             run_dir: &self.run_dir,
             ram_dir: &self.config.ram_dir,
             first: !standby,

@@ -72,6 +72,10 @@ pub struct Config {
     pub ram_dir: PathBuf,
     /// QEMU's program.
     pub qemu: String,
+    /// The first of the users that guests run as, one each; `None` for the agent's own.
+    pub guest_users: Option<u32>,
+    /// Whether QEMU gives up the system calls that it does not need.
+    pub sandbox: bool,
     /// Memory for guests in MiB; by default what the machine has available.
     pub memory_mib: Option<u64>,
     /// Token to get a certificate with, if there is none yet.

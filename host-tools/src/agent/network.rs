@@ -46,11 +46,8 @@ pub trait Network: Send + Sync + Debug {
 
 /// A guest's port.
 pub trait Port: Send + Sync + Debug {
-    /// The tap that QEMU opens; `None` leaves the guest without a NIC.
-    fn tap(&self) -> Option<String>;
-
-    /// Opens the guest's side of it in QEMU's place: reads and writes are one frame each, behind a
-    /// virtio-net header of 10 bytes. `None` on a switch without frames.
+    /// Opens the guest's side of it, for QEMU or in its place: reads and writes are one frame each, behind a
+    /// virtio-net header of 10 bytes. `None`, on a switch without frames, leaves the guest without a NIC.
     ///
     /// # Errors
     /// The kernel refused.
@@ -130,10 +127,6 @@ impl Network for BridgeNetwork {
 }
 
 impl Port for Tap {
-    fn tap(&self) -> Option<String> {
-        Some(self.name().to_owned())
-    }
-
     fn frames(&self) -> std::io::Result<Option<std::fs::File>> {
         self.attach().map(Some)
     }

@@ -447,6 +447,14 @@ pub struct ManagerArgs {
     pub etcd: EtcdArgs,
     #[arg(
         long,
+        value_name = "TIME",
+        default_value = "7days",
+        value_parser = humantime::parse_duration,
+        help = "How long snapshots are kept that no service lies in, at least a minute"
+    )]
+    pub keep_snapshots: Duration,
+    #[arg(
+        long,
         value_name = "FIRST-LAST/PREFIX[,ROUTER]",
         default_value = "10.77.0.50-10.77.0.99/24",
         help = "Addresses for services"
@@ -543,6 +551,15 @@ pub struct AgentArgs {
         help = "QEMU's program"
     )]
     pub qemu: String,
+    #[arg(
+        long,
+        value_name = "FIRST",
+        default_value_t = crate::qemu::user::FIRST,
+        help = "First of 65,536 user ids that guests run as, one each, where the agent is root; 0: as the agent"
+    )]
+    pub guest_users: u32,
+    #[arg(long, help = "For a QEMU that was built without -sandbox")]
+    pub no_sandbox: bool,
     #[arg(
         long,
         env = "FERRY_JOIN_TOKEN",

@@ -57,6 +57,7 @@ pub async fn manager(args: ManagerArgs) -> Done {
         etcd: args.etcd.config(),
         state_dir: args.state_dir,
         pool: args.pool,
+        keep_snapshots: args.keep_snapshots,
         insecure_loopback: args.insecure_loopback,
     };
     match manager::serve(config, shutdown()?, |_| tell_ready()).await? {
@@ -81,6 +82,8 @@ pub async fn agent(args: AgentArgs, manager: Option<Addresses>) -> Done {
         state_dir: args.state_dir,
         ram_dir: args.ram_dir,
         qemu: args.qemu,
+        guest_users: Some(args.guest_users).filter(|first| *first != 0),
+        sandbox: !args.no_sandbox,
         memory_mib: args.memory.map(u64::from),
         join: args.join,
         insecure_loopback: args.insecure_loopback,

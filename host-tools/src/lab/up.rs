@@ -14,6 +14,7 @@ use super::notify::{Listener, Outcome};
 use super::plan::{self, Node, Role};
 use super::state::{Daemon, HeldNode, State, make_run_dir, manager_socket_in, run_dir};
 use crate::process::{Process, readable_within};
+use crate::qemu::user;
 
 /// How long a node may take to have its network.
 const NODE_DEADLINE: Duration = Duration::from_secs(10);
@@ -270,6 +271,8 @@ impl Lab {
                 ("manager", own_program()?, arguments)
             }
             (Role::Host, Some(ip)) => {
+                // Hosts of a lab are one machine: their guests' users must not meet.
+                let place = nodes().take_while(|other| other.name != node.name).count() as u32;
                 let arguments = [
                     "agent",
                     "--name",
@@ -282,6 +285,8 @@ impl Lab {
                     plan::HOST_BRIDGE,
                     "--state-dir",
                     &text(&state_dir),
+                    "--guest-users",
+                    &(user::FIRST + place * user::COUNT).to_string(),
                 ];
                 ("agent", own_program()?, arguments.map(str::to_owned).to_vec())
             }

@@ -14,17 +14,19 @@
 //! 12. [`workspace`]: checkpoint and restore.
 //! 13. [`sleep`]: suspend and resume, one at a time by [`turns`].
 //! 14. [`tend`]: what is asleep or frozen is looked after, whoever dies.
-//! 15. [`logs`]: a service's log across its moves.
-//! 16. [`members`]: who has a certificate, and who may get one.
-//! 17. [`securing`]: how connections are secured.
-//! 18. [`overview`] and [`watch`]: the present state and its changes, for those who look.
-//! 19. [`web`]: the page.
-//! 20. [`leading`]: several managers, of which one leads.
-//! 21. [`http`] and [`members_http`]: the routes.
+//! 15. [`expiry`]: old snapshots go.
+//! 16. [`logs`]: a service's log across its moves.
+//! 17. [`members`]: who has a certificate, and who may get one.
+//! 18. [`securing`]: how connections are secured.
+//! 19. [`overview`] and [`watch`]: the present state and its changes, for those who look.
+//! 20. [`web`]: the page.
+//! 21. [`leading`]: several managers, of which one leads.
+//! 22. [`http`] and [`members_http`]: the routes.
 
 pub mod address;
 pub mod cancel;
 pub mod check;
+pub mod expiry;
 pub mod http;
 pub mod leading;
 pub mod logs;
@@ -50,6 +52,7 @@ pub mod workspace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use address::Pool;
 pub use members::Members;
@@ -75,6 +78,8 @@ pub struct Config {
     pub etcd: Option<EtcdConfig>,
     /// Addresses for services.
     pub pool: Pool,
+    /// How long snapshots are kept that no service lies in.
+    pub keep_snapshots: Duration,
     /// Plain HTTP, which is spoken on addresses of this machine only.
     pub insecure_loopback: bool,
 }
@@ -172,6 +177,7 @@ async fn begin(
     let manager = Manager::open(store, members, security, &config.repository, pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
+    tokio::spawn(Arc::clone(&manager).expire_forever(config.keep_snapshots.max(expiry::LEAST)));
     let router =
         http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
     let mut servers = Vec::new();

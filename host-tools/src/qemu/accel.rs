@@ -51,6 +51,16 @@ impl FromStr for Accel {
 }
 
 impl Accel {
+    /// The group whose members may use it, if not everybody.
+    #[must_use]
+    pub fn group(self) -> Option<u32> {
+        use std::os::unix::fs::MetadataExt;
+        match self {
+            Self::Kvm => std::fs::metadata("/dev/kvm").ok().map(|device| device.gid()),
+            Self::Tcg => None,
+        }
+    }
+
     /// What to use on this machine.
     ///
     /// `/dev/kvm` alone proves nothing (a software KVM has it, and guests spin on it for ever): the

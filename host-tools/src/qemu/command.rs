@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +26,15 @@ pub struct CommandLine {
     pub machine: Machine,
     pub accel: Accel,
     pub memory_mib: u32,
+    /// QEMU gets it open, as its descriptor [`RAM_FD`], and does not need a way to it; likewise the next.
     pub ram_file: PathBuf,
     pub kernel: PathBuf,
     pub append: String,
-    /// Name of the tap; without one the guest has no NIC.
-    pub tap: Option<String>,
+    /// Whether the guest has a NIC, on the tap that QEMU gets as its descriptor [`TAP_FD`].
+    pub nic: bool,
     pub mac: String,
+    /// Whether QEMU gives up the system calls that it does not need (`-sandbox`).
+    pub sandbox: bool,
     /// File that QEMU appends the guest's console to, also while no agent is there.
     pub console: PathBuf,
     /// Unix sockets for one agent after the other. QEMU gets them listening, as its descriptors
@@ -46,6 +49,20 @@ pub struct CommandLine {
 pub const CONTROL_FD: i32 = 0;
 /// QEMU's descriptor of the listening QMP socket: its standard output.
 pub const QMP_FD: i32 = 1;
+
+/// QEMU's descriptors of the files it uses. Those below ten are all that a shell can redirect.
+pub const KERNEL_FD: i32 = 10;
+/// See [`KERNEL_FD`].
+pub const CONSOLE_FD: i32 = 11;
+/// See [`KERNEL_FD`].
+pub const RAM_FD: i32 = 12;
+/// See [`KERNEL_FD`].
+pub const TAP_FD: i32 = 13;
+
+/// A file that QEMU opens once more by its descriptor, which takes no way to it.
+fn open_file(fd: i32) -> String {
+    format!("/proc/self/fd/{fd}")
+}
 
 /// Boot arguments of a guest.
 #[derive(Clone, Debug)]
@@ -80,11 +97,6 @@ impl BootArguments<'_> {
     }
 }
 
-/// A path as the value of an option: QEMU reads `,,` as one comma.
-fn value(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
 impl CommandLine {
     /// The arguments, without the program's name.
     #[must_use]
@@ -111,21 +123,21 @@ impl CommandLine {
             format!(
                 "memory-backend-file,id=ram,size={}M,mem-path={},share=on",
                 self.memory_mib,
-                value(&self.ram_file)
+                open_file(RAM_FD)
             ),
         );
-        option("-kernel", self.kernel.display().to_string());
+        option("-kernel", open_file(KERNEL_FD));
         option("-append", self.append.clone());
-        if let Some(tap) = &self.tap {
+        if self.nic {
             // Without its ROM, which could boot from the network and only costs time.
             let device = match self.machine {
                 Machine::Q35 => "virtio-net-pci,romfile=",
                 Machine::Microvm => "virtio-net-device",
             };
-            option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
+            option("-netdev", format!("tap,id=net0,fd={TAP_FD}"));
             option("-device", format!("{device},netdev=net0,mac={}", self.mac));
         }
-        option("-chardev", format!("file,id=log,path={},append=on", value(&self.console)));
+        option("-chardev", format!("file,id=log,path={},append=on", open_file(CONSOLE_FD)));
         for (id, fd) in [("ctl", CONTROL_FD), ("qmp", QMP_FD)] {
             option("-chardev", format!("socket,id={id},fd={fd},server=on,wait=on"));
         }
@@ -137,6 +149,10 @@ impl CommandLine {
         }
         option("-mon", "chardev=qmp,mode=control".into());
         option("-display", "none".into());
+        if self.sandbox {
+            let all = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+            option("-sandbox", all.into());
+        }
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             out.push(flag.into());
         }
@@ -156,8 +172,9 @@ mod tests {
             ram_file: "/dev/shm/a,b".into(),
             kernel: "/images/x".into(),
             append: "ip=10.0.0.1/24".into(),
-            tap: Some("ft-1".into()),
+            nic: true,
             mac: "02:00:00:00:00:01".into(),
+            sandbox: true,
             console: "/run/log".into(),
             control: "/run/ctl".into(),
             qmp: "/run/qmp".into(),
@@ -172,15 +189,17 @@ mod tests {
         assert_eq!(
             command(Machine::Q35),
             "-machine q35,memory-backend=ram -accel tcg -cpu max -smp 1 -m 64M \
-             -object memory-backend-file,id=ram,size=64M,mem-path=/dev/shm/a,,b,share=on \
-             -kernel /images/x -append ip=10.0.0.1/24 \
-             -netdev tap,id=net0,ifname=ft-1,script=no,downscript=no \
+             -object memory-backend-file,id=ram,size=64M,mem-path=/proc/self/fd/12,share=on \
+             -kernel /proc/self/fd/10 -append ip=10.0.0.1/24 \
+             -netdev tap,id=net0,fd=13 \
              -device virtio-net-pci,romfile=,netdev=net0,mac=02:00:00:00:00:01 \
-             -chardev file,id=log,path=/run/log,append=on \
+             -chardev file,id=log,path=/proc/self/fd/11,append=on \
              -chardev socket,id=ctl,fd=0,server=on,wait=on \
              -chardev socket,id=qmp,fd=1,server=on,wait=on \
              -serial chardev:log -serial chardev:ctl -mon chardev=qmp,mode=control \
-             -display none -nodefaults -no-user-config -no-reboot"
+             -display none \
+             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
+             -nodefaults -no-user-config -no-reboot"
         );
     }
 

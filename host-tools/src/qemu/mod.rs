@@ -5,17 +5,20 @@
 //! 3. [`command`]: the command line, as a pure function.
 //! 4. [`ram`]: the guest's memory as a file; every range a guest names is checked here.
 //! 5. [`qmp`]: QEMU's control protocol.
-//! 6. [`vm`]: the process itself: start, stop, end, death.
+//! 6. [`user`]: whom it runs as.
+//! 7. [`vm`]: the process itself: start, stop, end, death.
 
 pub mod accel;
 pub mod command;
 pub mod image;
 pub mod qmp;
 pub mod ram;
+pub mod user;
 pub mod vm;
 
 pub use accel::Accel;
 pub use command::Machine;
 pub use image::ImageInfo;
 pub use ram::RamFile;
+pub use user::GuestUsers;
 pub use vm::Vm;

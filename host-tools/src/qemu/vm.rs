@@ -4,21 +4,24 @@
 //! says on its control port while nobody is connected is dropped by QEMU; it never waits for a reader that
 //! is not there.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping, FdMappingCollision};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
-use super::command::CommandLine;
+use super::command::{CONSOLE_FD, CommandLine, KERNEL_FD, RAM_FD, TAP_FD};
 use super::qmp::{Qmp, QmpError};
+use super::user::User;
 use crate::process::Process;
 use crate::wire::readable;
 
@@ -43,6 +46,8 @@ pub enum StartError {
         "the path of socket {path} is longer than {MAX_SOCKET_PATH} bytes: use a shorter --state-dir"
     )]
     SocketPath { path: PathBuf },
+    #[error("QEMU cannot be given its files: {source}")]
+    Descriptors { source: FdMappingCollision },
     #[error("the new QEMU cannot be noted, and was ended: {source}")]
     Note { source: io::Error },
     #[error("QEMU ended at once: {messages}")]
@@ -86,8 +91,9 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts `program` and waits for its greeting; also returns the guest's control port. `note` hears
-    /// of the process before its guest can say a word.
+    /// Starts `program` as `user`, by default as ours, and waits for its greeting; also returns the guest's
+    /// control port. `tap` is where its NIC is plugged in. `note` hears of the process before its guest can
+    /// say a word.
     ///
     /// # Errors
     /// It could not be started, ended at once (its messages say why), or did not greet in time. No
@@ -95,6 +101,8 @@ impl Vm {
     pub async fn start(
         program: &str,
         line: &CommandLine,
+        tap: Option<File>,
+        user: Option<User>,
         note: impl FnOnce(Process) -> io::Result<()>,
     ) -> Result<(Self, UnixStream), StartError> {
         let (control_listener, control) = listening(&line.control).await?;
@@ -103,7 +111,13 @@ impl Vm {
         let messages =
             messages.map_err(|source| StartError::File { path: line.messages.clone(), source })?;
         let mut command = tokio::process::Command::new(program);
+        if let Some(User { uid, gid }) = user {
+            // Other groups are given up with root.
+            command.uid(uid).gid(gid);
+        }
         command
+            .fd_mappings(inherited(line, tap, user)?)
+            .map_err(|error| StartError::Descriptors { source: error })?
             .args(line.arguments())
             .stdin(Stdio::from(control_listener))
             .stdout(Stdio::from(qmp_listener))
@@ -224,6 +238,39 @@ async fn listening(path: &Path) -> Result<(OwnedFd, UnixStream), StartError> {
     Ok((listener.into(), stream))
 }
 
+/// Opens what QEMU gets open. What it writes belongs to its user, and the image can be read by all.
+fn inherited(
+    line: &CommandLine,
+    tap: Option<File>,
+    user: Option<User>,
+) -> Result<Vec<FdMapping>, StartError> {
+    let open = |path: &Path, options: &OpenOptions| {
+        options.open(path).map_err(|source| StartError::File { path: path.to_owned(), source })
+    };
+    let named = |path: &Path, done: io::Result<()>| {
+        done.map_err(|source| StartError::File { path: path.to_owned(), source })
+    };
+    let kernel = open(&line.kernel, OpenOptions::new().read(true))?;
+    let console = open(&line.console, OpenOptions::new().append(true).create(true).mode(0o600))?;
+    // Never somebody else's file: the directory may belong to all.
+    let _ = std::fs::remove_file(&line.ram_file);
+    let ram = open(
+        &line.ram_file,
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600),
+    )?;
+    if let Some(User { uid, gid }) = user {
+        let readable = std::fs::Permissions::from_mode(0o644);
+        named(&line.kernel, kernel.set_permissions(readable))?;
+        named(&line.console, fchown(&console, Some(uid), Some(gid)))?;
+        named(&line.ram_file, fchown(&ram, Some(uid), Some(gid)))?;
+    }
+    let files = [(Some(kernel), KERNEL_FD), (Some(console), CONSOLE_FD), (Some(ram), RAM_FD)];
+    let files = files.into_iter().chain([(tap, TAP_FD)]);
+    Ok(files
+        .filter_map(|(file, child_fd)| Some(FdMapping { parent_fd: file?.into(), child_fd }))
+        .collect())
+}
+
 /// Waits for the greeting of a QEMU that has just been started.
 async fn greeted(
     qmp: UnixStream,
@@ -334,8 +381,9 @@ mod tests {
             ram_file: dir.join("ram"),
             kernel: dir.join("kernel"),
             append: String::new(),
-            tap: None,
+            nic: false,
             mac: String::new(),
+            sandbox: true,
             console: dir.join("log"),
             control: dir.join("ctl"),
             qmp: dir.join("qmp"),
@@ -377,7 +425,7 @@ mod tests {
             noted = Some(process);
             Ok(())
         };
-        let (vm, _control) = Vm::start(QEMU, &line, note).await.unwrap();
+        let (vm, _control) = Vm::start(QEMU, &line, None, None, note).await.unwrap();
         assert_eq!(noted, Some(vm.process()));
         assert_eq!(std::fs::metadata(&line.ram_file).unwrap().len(), 40 << 20);
         vm.stop().await.unwrap();
@@ -396,7 +444,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
-        let (vm, control) = Vm::start(QEMU, &line, |_| Ok(())).await.unwrap();
+        let (vm, control) = Vm::start(QEMU, &line, None, None, |_| Ok(())).await.unwrap();
         vm.stop().await.unwrap();
         let process = vm.process();
         drop((vm, control));
@@ -411,10 +459,46 @@ mod tests {
         assert!(matches!(adopt().await, Err(AdoptError::Ended { .. })));
     }
 
+    /// Lines of `/proc/PID/status` by their names.
+    fn status(pid: u32, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test]
+    async fn a_real_qemu_has_no_privileges_and_no_way_to_its_files() {
+        use crate::qemu::user::{FIRST, GuestUsers};
+        let Ok(users) = GuestUsers::of_this_process(FIRST) else {
+            // Then it is this user, and there is nothing to give up.
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody else can look into it.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let line = line(dir.path());
+        std::fs::write(&line.kernel, halting_image()).unwrap();
+        let user = users.of(3, None);
+        let started = Vm::start(QEMU, &line, None, Some(user), |_| Ok(())).await;
+        let (vm, _control) = started.unwrap();
+        let id = user.uid;
+        assert_eq!(status(vm.pid(), "Uid"), format!("{id} {id} {id} {id}"));
+        assert_eq!(status(vm.pid(), "Gid"), format!("{id} {id} {id} {id}"));
+        assert_eq!(status(vm.pid(), "Groups"), "");
+        assert_eq!(status(vm.pid(), "CapEff"), "0000000000000000");
+        assert_eq!(status(vm.pid(), "Seccomp"), "2");
+        let len = 40 << 20;
+        crate::qemu::RamFile::open(&line.ram_file, len).unwrap();
+        assert!(vm.runs().await.unwrap());
+        assert!(vm.end().await);
+    }
+
     #[tokio::test]
     async fn qemus_own_words_say_why_it_did_not_start() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Vm::start(QEMU, &line(dir.path()), |_| Ok(())).await.unwrap_err();
+        let line = line(dir.path());
+        std::fs::write(&line.kernel, "no image").unwrap();
+        let error = Vm::start(QEMU, &line, None, None, |_| Ok(())).await.unwrap_err();
         let StartError::Ended { messages } = error else { panic!("{error}") };
         assert!(messages.contains("kernel"), "{messages}");
     }
@@ -422,8 +506,10 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_named() {
         let dir = tempfile::tempdir().unwrap();
+        let line = line(dir.path());
+        std::fs::write(&line.kernel, halting_image()).unwrap();
         let error =
-            Vm::start("/nonexistent/qemu", &line(dir.path()), |_| Ok(())).await.unwrap_err();
+            Vm::start("/nonexistent/qemu", &line, None, None, |_| Ok(())).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot run /nonexistent/qemu"), "{error}");
     }
 }

@@ -1,7 +1,10 @@
 //! Files addressed by content.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::api::Digest32;
 use crate::snapshot::file::write_atomically;
@@ -18,10 +21,21 @@ pub enum BlobError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// A file that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name.
+    pub digest: Digest32,
+    /// When it was last put.
+    pub modified: SystemTime,
+}
+
 /// A directory of files named by their digests.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     directory: PathBuf,
+    /// Held by who writes, so that nothing is removed for its age while it is put again.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Blobs {
@@ -32,7 +46,7 @@ impl Blobs {
     pub fn open(directory: &Path) -> Result<Self, BlobError> {
         std::fs::create_dir_all(directory)
             .map_err(|source| BlobError::Io { path: directory.to_owned(), source })?;
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), writing: Arc::default() })
     }
 
     /// Where the file with this digest lies, if it does.
@@ -48,10 +62,39 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest32, BlobError> {
         let digest = Digest32::of(bytes);
         let path = self.path(&digest);
-        if self.get(&digest).is_err() {
-            write_atomically(&path, bytes).map_err(|source| BlobError::Io { path, source })?;
-        }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = if self.get(&digest).is_ok() {
+            // Its age counts from now.
+            File::options()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.set_modified(SystemTime::now()))
+        } else {
+            write_atomically(&path, bytes)
+        };
+        written.map_err(|source| BlobError::Io { path, source })?;
         Ok(digest)
+    }
+
+    /// All files whose names are digests.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Stored>, BlobError> {
+        let failed = |source| BlobError::Io { path: self.directory.clone(), source };
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Some(Ok(digest)) = entry.file_name().to_str().map(str::parse) else { continue };
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            match modified {
+                Ok(modified) => all.push(Stored { digest, modified }),
+                // It was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(all)
     }
 
     /// Reads a file and checks it.
@@ -69,6 +112,17 @@ impl Blobs {
         } else {
             Err(BlobError::Changed { digest: *digest })
         }
+    }
+
+    /// Removes a file that was last put before `then`. Returns whether it was.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove_older(&self, digest: &Digest32, then: SystemTime) -> Result<bool, BlobError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let modified = std::fs::metadata(self.path(digest)).and_then(|it| it.modified());
+        let is_older = modified.is_ok_and(|modified| modified < then);
+        if is_older { self.remove(digest).map(|()| true) } else { Ok(false) }
     }
 
     /// Removes a file. No error if it is not there.
@@ -99,8 +153,19 @@ mod tests {
         std::fs::write(blobs.path(&digest), b"other").unwrap();
         assert!(matches!(blobs.get(&digest), Err(BlobError::Changed { .. })));
         assert_eq!(blobs.put(b"content").unwrap(), digest);
+        std::fs::write(dir.path().join("b/names.json"), "{}").unwrap();
+        let digests: Vec<_> = blobs.list().unwrap().iter().map(|stored| stored.digest).collect();
+        assert_eq!(digests, [digest]);
+        let long_ago = SystemTime::UNIX_EPOCH;
+        let file = File::options().write(true).open(blobs.path(&digest)).unwrap();
+        file.set_modified(long_ago).unwrap();
+        assert_eq!(blobs.list().unwrap()[0].modified, long_ago);
+        blobs.put(b"content").unwrap();
+        let put = blobs.list().unwrap()[0].modified;
+        assert!(put > long_ago);
+        assert!(!blobs.remove_older(&digest, put).unwrap());
         assert_eq!(blobs.get(&digest).unwrap(), b"content");
-        blobs.remove(&digest).unwrap();
+        assert!(blobs.remove_older(&digest, put + std::time::Duration::from_nanos(1)).unwrap());
         blobs.remove(&digest).unwrap();
         assert!(matches!(blobs.get(&digest), Err(BlobError::NotFound { .. })));
     }

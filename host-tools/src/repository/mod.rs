@@ -9,5 +9,5 @@
 pub mod blobs;
 pub mod images;
 
-pub use blobs::{BlobError, Blobs};
+pub use blobs::{BlobError, Blobs, Stored};
 pub use images::{ImageName, Images};

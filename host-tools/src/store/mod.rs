@@ -120,4 +120,4 @@ pub enum Renewal {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -12,7 +12,8 @@ fn node(name: &str) -> Ownership {
     Ownership::Node { name: name.into() }
 }
 
-fn record(name: &str, last: u8) -> Record {
+/// A service on node `a`, with an address that ends in `last`.
+pub fn record(name: &str, last: u8) -> Record {
     let digest = Digest32([1; 32]);
     Record {
         spec: ServiceSpec {

@@ -1,5 +1,6 @@
 //! Starting an instance.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::agent::network::{Network, TAP_PREFIX};
 use crate::api::{ApiError, Digest32, ServiceSpec};
 use crate::process::{Process, niceness_to_return_to};
 use crate::qemu::command::{BootArguments, CommandLine};
+use crate::qemu::user::User;
 use crate::qemu::{Accel, RamFile, Vm};
 
 /// Longest time from the start of QEMU to the guest's first word.
@@ -32,6 +34,9 @@ pub struct Launch<'a> {
     pub epoch: u64,
     pub accel: Accel,
     pub qemu: &'a str,
+    /// Whom QEMU runs as; by default as the agent.
+    pub user: Option<User>,
+    pub sandbox: bool,
     pub kernel: PathBuf,
     /// Distinguishes this instance from others of the service on this host.
     pub number: u64,
@@ -84,8 +89,10 @@ impl Instance {
         let console = Arc::new(console);
         let (tap, mac) = (descriptor.tap.clone(), &launch.spec.mac);
         let port = network.plug(&tap, mac, !launch.standby).map_err(ApiError::failed)?;
-        let line = command_line(launch, descriptor, port.tap());
-        let begun = Self::begin(launch, descriptor, &line, &console).await;
+        let begun = match port.frames().map_err(ApiError::failed) {
+            Ok(tap) => Self::begin(launch, descriptor, tap, &console).await,
+            Err(error) => Err(error),
+        };
         match begun {
             Ok((vm, guest, ram, hello)) => {
                 let state = state_of(hello.state);
@@ -117,9 +124,10 @@ impl Instance {
     async fn begin(
         launch: &Launch<'_>,
         descriptor: &mut Descriptor,
-        line: &CommandLine,
+        tap: Option<File>,
         console: &Arc<Console>,
     ) -> Result<(Vm, Guest, RamFile, Hello), ApiError> {
+        let line = command_line(launch, descriptor, tap.is_some());
         let note = |process: Process| {
             if launch.standby
                 && let Some(own) = niceness_to_return_to()
@@ -130,13 +138,14 @@ impl Instance {
             descriptor.process = Some(process);
             descriptor.store(launch.run_dir)
         };
-        let (vm, control) = Vm::start(launch.qemu, line, note).await.map_err(ApiError::failed)?;
+        let started = Vm::start(launch.qemu, &line, tap, launch.user, note).await;
+        let (vm, control) = started.map_err(ApiError::failed)?;
         let (followed, death) = (Arc::clone(console), vm.death());
         tokio::spawn(async move { followed.follow(death).await });
         let guest = Guest::new(control, 1);
         let booted = async {
             let hello = wait_for_boot(&guest, console).await?;
-            let ram = open_ram(launch, line, &hello)?;
+            let ram = open_ram(launch, &line, &hello)?;
             descriptor.portable_len = Some(hello.portable.len);
             descriptor.store(launch.run_dir).map_err(ApiError::failed)?;
             Ok((ram, hello))
@@ -151,7 +160,7 @@ impl Instance {
     }
 }
 
-fn command_line(launch: &Launch<'_>, descriptor: &Descriptor, tap: Option<String>) -> CommandLine {
+fn command_line(launch: &Launch<'_>, descriptor: &Descriptor, nic: bool) -> CommandLine {
     let (spec, run_dir) = (launch.spec, launch.run_dir);
     let boot = BootArguments {
         ip: spec.ip,
@@ -169,8 +178,9 @@ fn command_line(launch: &Launch<'_>, descriptor: &Descriptor, tap: Option<String
         ram_file: descriptor.ram_file.clone(),
         kernel: launch.kernel.clone(),
         append: boot.render(),
-        tap,
+        nic,
         mac: spec.mac.clone(),
+        sandbox: launch.sandbox,
         console,
         control: descriptor.control(run_dir),
         qmp: descriptor.qmp(run_dir),

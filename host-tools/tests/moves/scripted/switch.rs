@@ -136,10 +136,6 @@ impl Network for PaperSwitch {
 }
 
 impl Port for PaperPort {
-    fn tap(&self) -> Option<String> {
-        None
-    }
-
     fn set_open(&self, open: bool) -> Result<(), HostNetError> {
         self.change(if open { "open" } else { "close" }, || self.write(open));
         self.journal.note(&format!("{} {}", self.node, if open { "open" } else { "close" }));

@@ -36,6 +36,9 @@ pub fn run_agent(dir: &str) {
         manager: Address::Unix(world.join("manager.sock")).into(),
         state_dir: dir.clone(),
         ram_dir: dir.join("ram"),
+        // A script in a directory of ours, which other users cannot run.
+        guest_users: None,
+        sandbox: true,
         qemu: dir.join("qemu").to_str().unwrap().into(),
         memory_mib: Some(MEMORY_MIB),
         insecure_loopback: !dir.join(TOKEN).exists(),
