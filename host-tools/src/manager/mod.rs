@@ -173,7 +173,7 @@ async fn begin(
     let members = Members::open(Arc::clone(&store), &config.state_dir, &config.repository)?;
     let gate = securing::gate(config, &members).await?;
     let security = gate.security().clone();
-    let pool = config.pool.clone();
+    let pool = config.pool;
     let manager = Manager::open(store, members, security, &config.repository, pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
