@@ -26,7 +26,8 @@ pub struct CommandLine {
     pub machine: Machine,
     pub accel: Accel,
     pub memory_mib: u32,
-    /// QEMU gets it open, as its descriptor [`RAM_FD`], and does not need a way to it; likewise the next.
+    /// QEMU gets it open, as its descriptor [`RAM_FD`], and does not need a way to it; likewise the next. No
+    /// other process has its path among its arguments, as the guest's name.
     pub ram_file: PathBuf,
     pub kernel: PathBuf,
     pub append: String,
@@ -106,6 +107,8 @@ impl CommandLine {
             out.push(name.into());
             out.push(value.into());
         };
+        // An agent that is started again knows its guests by that.
+        option("-name", self.ram_file.display().to_string().replace(',', ",,"));
         option(
             "-machine",
             match self.machine {
@@ -188,7 +191,7 @@ mod tests {
     fn q35() {
         assert_eq!(
             command(Machine::Q35),
-            "-machine q35,memory-backend=ram -accel tcg -cpu max -smp 1 -m 64M \
+            "-name /dev/shm/a,,b -machine q35,memory-backend=ram -accel tcg -cpu max -smp 1 -m 64M \
              -object memory-backend-file,id=ram,size=64M,mem-path=/proc/self/fd/12,share=on \
              -kernel /proc/self/fd/10 -append ip=10.0.0.1/24 \
              -netdev tap,id=net0,fd=13 \
