@@ -41,7 +41,7 @@ pub struct Client {
     at: AtomicUsize,
     who: String,
     secured: Secured,
-    kept: Mutex<Option<SendRequest<Body>>>,
+    kept: Mutex<Option<Connection>>,
 }
 
 /// How the peer is authenticated.
@@ -53,6 +53,13 @@ enum Secured {
     By(Arc<Tls>, Party),
     /// By the fingerprint of its authority; we have no certificate yet.
     Newcomer([u8; 32]),
+}
+
+/// A connection, and how it ends.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    ended: tokio::task::JoinHandle<hyper::Result<()>>,
 }
 
 /// A body that arrives in lines.
@@ -122,7 +129,7 @@ impl Client {
     }
 
     /// Connects to the address that answered last, else to the next that can be reached.
-    async fn connect(&self) -> Result<SendRequest<Body>, ApiError> {
+    async fn connect(&self) -> Result<Connection, ApiError> {
         let mut tried = 1;
         loop {
             match self.connect_here().await {
@@ -137,7 +144,7 @@ impl Client {
         }
     }
 
-    async fn connect_here(&self) -> Result<SendRequest<Body>, ApiError> {
+    async fn connect_here(&self) -> Result<Connection, ApiError> {
         let address = self.address().clone();
         if matches!(self.secured, Secured::No) && !address.is_local() {
             return Err(ApiError::denied(format!(
@@ -166,8 +173,25 @@ impl Client {
         };
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
-        tokio::spawn(connection.with_upgrades());
-        Ok(sender)
+        Ok(Connection { sender, ended: tokio::spawn(connection.with_upgrades()) })
+    }
+
+    /// Sends a request. If the connection ends before it is sent, the reason is the connection's.
+    async fn exchange_on(
+        &self,
+        connection: &mut Connection,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, ApiError> {
+        match connection.sender.send_request(request).await {
+            Ok(answer) => Ok(answer),
+            Err(error) if error.is_canceled() => {
+                match tokio::time::timeout(CONNECT_LIMIT, &mut connection.ended).await {
+                    Ok(Ok(Err(reason))) => Err(self.broken(&reason)),
+                    _ => Err(self.broken(&error)),
+                }
+            }
+            Err(error) => Err(self.broken(&error)),
+        }
     }
 
     fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>, ApiError> {
@@ -207,10 +231,9 @@ impl Client {
         body: Body,
     ) -> Result<Response<Incoming>, ApiError> {
         self.find_leader().await?;
-        let mut sender = self.connect().await?;
+        let mut connection = self.connect().await?;
         let request = self.request(method, path, body)?;
-        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
-        check(answer).await
+        check(self.exchange_on(&mut connection, request).await?).await
     }
 
     /// Sends JSON and takes JSON, on the kept connection, within `limit`.
@@ -281,24 +304,24 @@ impl Client {
         content: &[u8],
     ) -> Result<Bytes, ApiError> {
         let mut kept = self.kept.lock().await;
-        let mut sender = match kept.take() {
-            Some(mut sender) => match sender.ready().await {
-                Ok(()) => sender,
+        let mut connection = match kept.take() {
+            Some(mut connection) => match connection.sender.ready().await {
+                Ok(()) => connection,
                 Err(_) => self.connect().await?,
             },
             None => self.connect().await?,
         };
         let request = self.request(method.clone(), path, Body::from(content.to_vec()))?;
-        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let answer = self.exchange_on(&mut connection, request).await?;
         match check(answer).await {
             Ok(answer) => {
                 let bytes = collect(answer.into_body()).await?;
-                *kept = Some(sender);
+                *kept = Some(connection);
                 Ok(bytes)
             }
             Err(error) => {
                 if error.problem != Problem::NotLeading {
-                    *kept = Some(sender);
+                    *kept = Some(connection);
                 }
                 Err(error)
             }
@@ -359,12 +382,12 @@ impl Client {
     ) -> Result<TokioIo<hyper::upgrade::Upgraded>, ApiError> {
         self.find_leader().await?;
         let attempt = async {
-            let mut sender = self.connect().await?;
+            let mut connection = self.connect().await?;
             let mut request = self.request(Method::GET, path, Body::empty())?;
             let headers = request.headers_mut();
             headers.insert("connection", hyper::header::HeaderValue::from_static("upgrade"));
             headers.insert("upgrade", hyper::header::HeaderValue::from_static(protocol));
-            let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+            let answer = self.exchange_on(&mut connection, request).await?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 check(answer).await?;
                 return Err(ApiError::failed(format!("{} does not speak {protocol}", self.who)));
