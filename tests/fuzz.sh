@@ -3,6 +3,7 @@
 #
 #   sh tests/fuzz.sh [--seconds N] [TARGET...]   N seconds for each target (default 20); all by default
 #   sh tests/fuzz.sh --list                      the targets
+#   sh tests/fuzz.sh --build                     only compiles them
 #   sh tests/fuzz.sh --only FILE TARGET          one input, as it was reported
 #
 # Begins with what the encoders themselves write, with inputs that once found something
@@ -70,6 +71,9 @@ case ${1-} in
   --list)
     targets
     exit ;;
+  --build)
+    build
+    exit ;;
   --seconds)
     seconds=$2
     shift 2 ;;
@@ -80,7 +84,7 @@ case ${1-} in
     fuzz "$2" "$3"
     exit ;;
   -*)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2 ;;
 esac
 case $seconds in
