@@ -50,6 +50,10 @@ struct Move {
     frozen_at: Option<Instant>,
 }
 
+/// Longest wait for somebody else's work on the instance: an agent that has just come back asks the store
+/// whose it is. What takes longer is a move, checkpoint or stop.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+
 /// Moves an instance; every step is told to `events`.
 pub async fn run(
     host: Arc<Host>,
@@ -58,7 +62,7 @@ pub async fn run(
     events: Arc<EventLog>,
 ) {
     let busy = Arc::clone(&instance);
-    let Ok(_busy) = busy.busy.try_lock() else {
+    let Ok(_busy) = tokio::time::timeout(BUSY_LIMIT, busy.busy.lock()).await else {
         let reason = "another move, checkpoint or stop of this service is under way".into();
         let result = Outcome::Kept { phase: Phase::Request, reason };
         events.push(MoveEvent::Ended { result, summary: Box::default() });

@@ -1,9 +1,9 @@
 //! The store of several managers: etcd. One of them leads, and only the leader writes.
 //!
-//! 1. [`keys`]: what lies where.
+//! 1. `keys`: what lies where.
 //! 2. [`client`]: requests with deadlines, asked again while etcd elects.
-//! 3. [`term`]: who leads, and for how long.
-//! 4. [`transaction`]: one change after another, each made once whatever becomes of its answer.
+//! 3. `term`: who leads, and for how long.
+//! 4. `transaction`: one change after another, each made once whatever becomes of its answer.
 //!
 //! Every change is one etcd transaction on two conditions: the key of our term is still there, and no change has
 //! been made since the one we know. A manager that was stopped and goes on as if it still led changes nothing;
