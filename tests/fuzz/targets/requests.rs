@@ -36,7 +36,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let manager = runtime.block_on(async {
         let store = EmbeddedStore::open(&state.path().join("store")).expect("a new store");
         let store: Arc<dyn Store> = Arc::new(store);
-        let members = Members::open(Arc::clone(&store), state.path()).expect("a new authority");
+        let members =
+            Members::open(Arc::clone(&store), state.path(), state.path()).expect("a new authority");
         let pool: Pool = "10.77.0.50-10.77.0.99/24".parse().expect("a pool");
         let opened = Manager::open(store, members, Security::Plain, state.path(), pool).await;
         opened.expect("an empty manager")
