@@ -14,7 +14,7 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
 export PATH
 
 out=$root/target/demo
-bin=${CARGO_TARGET_DIR:-$root/target}/release
+bin=${CARGO_TARGET_DIR:-$root/target}/debug
 images=${CARGO_TARGET_DIR:-$root/target}/x86_64-unknown-hermit/release
 
 # Amount and speed of the download: it is under way through both moves, and ends soon after.
@@ -61,7 +61,7 @@ say "Setting up this machine (nothing is done that has been done before)"
 sh qemu/setup.sh
 
 say "Building the tools and two service images"
-cargo build --locked --release -p host-tools -p ferry-tests --bins
+cargo build --locked -p host-tools -p ferry-tests --bins
 cargo build --locked --release --target x86_64-unknown-hermit -p transfer -p notes
 
 rm -rf "$out"

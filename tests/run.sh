@@ -5,8 +5,7 @@
 #   sh tests/run.sh lint sim   the steps whose name contains one of the words (set-up always)
 #   sh tests/run.sh --list     the names of the steps
 #
-# A failing step does not stop the others. What a step printed is in target/ferry/tests/STEP.log. Steps that only
-# compile go on beside the others, with what these leave of the processors, and are shown at the end.
+# A failing step does not stop the others. What a step printed is in target/ferry/tests/STEP.log.
 # FERRY_TEST_MINUTES bounds the whole run (default 75), and each step in proportion: what has not ended by then
 # has failed.
 set -eu
@@ -39,10 +38,10 @@ build_images() {
 # by the packages that are asked for, so another choice would compile most of it once more. Tests that need
 # more than this machine as it is have `test = false`: they run only when named.
 host_test() {
-  cargo test --locked --release --no-fail-fast --workspace --exclude runtime "$@"
+  cargo test --locked --no-fail-fast --workspace --exclude runtime "$@"
 }
 build_programs() {
-  cargo build --locked --release --workspace --exclude runtime --all-targets
+  cargo build --locked --workspace --exclude runtime --all-targets
 }
 
 # Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
@@ -52,30 +51,26 @@ clippy() {
   "$(dirname "$FERRY_RUSTC")/cargo-clippy" clippy --locked "$@" -- -D warnings
 }
 
-# Each step and the minutes it may take, of a run of 28; and `behind` for those that go on beside the others.
+# Each step and the minutes it may take, of a run of 28.
 steps() {
   cat <<END
 scripts 1
 format 1
-unit 25
-images 15
-sim 12
-system 30
-browser 12
+images 8
+lint-guest 8
+unit 16
+lint-host 8
+docs 6
+sim 6
+system 20
+browser 10
 sleep-faults-fuzz 16
-lint-host 28 behind
-docs 28 behind
-lint-guest 28 behind
-fuzz-targets 28 behind
 END
 }
 
-# Everything is built with the release profile: what one step has compiled serves the next.
+# Images are built with the release profile, all else with the dev profile: what one step has compiled serves the
+# next.
 step() {
-  case $1 in
-    # Two cargos do not wait for each other in different directories.
-    lint-* | docs) export CARGO_TARGET_DIR="$root/target/lint" ;;
-  esac
   case $1 in
     scripts)
       find . -name target -prune -o -name node_modules -prune -o -type f \
@@ -84,11 +79,11 @@ step() {
       cargo fmt --all --check
       (cd runtime/machine && cargo fmt --check)
       (cd tests/fuzz && cargo fmt --check) ;;
-    lint-host) clippy --release --all-targets ;;
+    lint-host) clippy --all-targets ;;
     unit) host_test ;;
     docs)
       export RUSTDOCFLAGS='-D warnings'
-      cargo doc --locked --release --no-deps
+      cargo doc --locked --no-deps
       cargo doc --locked --release --no-deps --target x86_64-unknown-hermit -p runtime ;;
     # What is compiled for a guest only: the runtime and the images, and apart from them the host-bound unit.
     lint-guest)
@@ -131,7 +126,6 @@ step() {
       host_test --test native
       sh tests/browser/moves.sh
       sh tests/browser/overlook.sh ;;
-    fuzz-targets) sh tests/fuzz.sh --build ;;
     # For tests/faults.sh.
     faults)
       build_images
@@ -152,11 +146,6 @@ counts() {
       echo "$passed $failed"; }
 }
 
-# A step in a process of its own: what it sets is not meant for the next.
-step_alone() {
-  sh "$root/tests/run.sh" --step "$1" >"$logs/$1.log" 2>&1 </dev/null
-}
-
 case ${1-} in
   --step)
     step "$2"
@@ -164,17 +153,8 @@ case ${1-} in
   --list)
     steps | cut -d' ' -f1
     exit ;;
-  --behind)
-    shift
-    for name; do
-      begun=$(date +%s)
-      code=0
-      step_alone "$name" || code=$?
-      echo "$code $(($(date +%s) - begun))" >"$logs/$name.end"
-    done
-    exit ;;
   -*)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 2 ;;
 esac
 
@@ -195,12 +175,9 @@ total_passed=0
 total_failed=0
 summary=
 child=
-behind=
 finish() {
   trap '' INT TERM HUP
-  for running in $child $behind; do
-    kill "$running" 2>/dev/null || true
-  done
+  [ -z "$child" ] || kill "$child" 2>/dev/null || true
   printf '\n%s\n' "step                 passed  failed  seconds$summary"
   echo "$total_passed passed, $total_failed failed"
   [ "$total_failed" -eq 0 ] && [ "$total_passed" -gt 0 ]
@@ -231,12 +208,6 @@ run() {
   fi
   seconds=$(($(date +%s) - begun))
   [ "$code" -ne 124 ] || echo "tests: $name had not ended after $seconds s; stopped"
-
-  account
-}
-
-# What a step came to, by $name, $code, $log and $seconds.
-account() {
   found=$(counts "$log")
   passed=${found% *} failed=${found#* }
   if [ "$code" -ne 0 ] && [ "$failed" -eq 0 ]; then
@@ -251,26 +222,6 @@ $(printf '%-20s %6s  %6s  %7s' "$name" "$passed" "$failed" "$seconds")"
   echo "== $name: $passed passed, $failed failed, $seconds s"
 }
 
-# idly COMMAND...: with what others leave of the processors.
-idly() {
-  if command -v chrt >/dev/null; then exec chrt --idle 0 "$@"; else exec nice -n 19 "$@"; fi
-}
-
-# show NAME: a step that went on beside the others, once all of them have ended.
-show() {
-  name=$1
-  log=$logs/$name.log
-  printf '\n== %s\n' "$name"
-  if [ -e "$logs/$name.end" ]; then
-    read -r code seconds <"$logs/$name.end"
-  else
-    code=124 seconds=$(($(date +%s) - started))
-    echo "tests: $name had not ended"
-  fi
-  [ ! -e "$log" ] || cat "$log"
-  account
-}
-
 mkdir -p "$logs"
 run setup 12 sh qemu/setup.sh --tests
 # Nothing works without it.
@@ -279,27 +230,7 @@ total_passed=0
 
 # Not piped into the loop: the loop counts.
 steps >"$logs/steps"
-beside=
-while read -r name _ lane; do
-  if [ -n "$lane" ] && wanted "$name"; then
-    beside="$beside $name"
-    rm -f "$logs/$name.end" "$logs/$name.log"
-  fi
-done <"$logs/steps"
-if [ -n "$beside" ]; then
-  echo "tests: beside the others:$beside"
-  # shellcheck disable=SC2086 # a list of words
-  (idly timeout -k 20 "$((started + budget - $(date +%s)))" sh "$root/tests/run.sh" --behind $beside) </dev/null &
-  behind=$!
-fi
-while read -r name minutes lane <&3; do
-  [ -z "$lane" ] || continue
+while read -r name minutes <&3; do
   ! wanted "$name" || run "$name" "$minutes" sh "$root/tests/run.sh" --step "$name"
 done 3<"$logs/steps"
-if [ -n "$behind" ]; then
-  # Nothing else is left to be done: it may have the processors.
-  wait "$behind" || true
-  behind=
-  for name in $beside; do show "$name"; done
-fi
 finish

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 
 target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
-programs=$target/release
+programs=$target/debug
 FERRY_LAB_DIR=$(mktemp -d)
 export FERRY_LAB_DIR
 unset FERRY_MANAGER FERRY_CREDENTIALS

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 
 target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
-programs=$target/release
+programs=$target/debug
 images=$target/x86_64-unknown-hermit/release
 FERRY_LAB_DIR=$(mktemp -d)
 export FERRY_LAB_DIR

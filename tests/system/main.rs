@@ -1,7 +1,7 @@
 //! System tests: services in real QEMUs on the hosts of a lab, ordinary Linux clients, real moves. Each
 //! test has a lab of its own; the modules follow the lines by which the issue is judged.
 //!
-//! Before: `cargo build --release -p host-tools`, and the images of `services/` and `tests/services/`
+//! Before: `cargo build -p host-tools`, and the images of `services/` and `tests/services/`
 //! with `--release --target x86_64-unknown-hermit`; `sh tests/run.sh system` does all of it.
 //!
 //! `FERRY_TEST_MOVES` changes how often a service moves in each test (default 20), `FERRY_TEST_SLEEP` how
@@ -11,6 +11,7 @@ mod bad_input;
 mod checkpoint;
 mod drain;
 mod gap;
+mod load;
 mod managers;
 mod moves;
 mod sleep;

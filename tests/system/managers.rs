@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ferry_tests::harness::counters::Counters;
-use ferry_tests::harness::{Client, World, output_within};
+use ferry_tests::harness::{World, output_within};
 
+use crate::load::Load;
 use crate::report;
 
-/// How long a client may take to end.
+/// Longest time until something is as it has to be.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Longest time for a drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(180);
@@ -55,51 +55,10 @@ fn leading_member(world: &World) -> String {
     panic!("no member of etcd leads");
 }
 
-struct Load {
-    clients: Vec<Client>,
-    before: Counters,
-}
-
-/// Services with clients, all on host a.
-fn load(world: &World, services: usize) -> Load {
-    let before = Counters::read(world);
-    let kinds: [(&str, u16, &[&str]); 3] = [
-        ("pingpong", 7, &["pingpong", "--connections", "20", "--think-ms", "50"]),
-        ("transfer", 80, &["download", "--bytes", "2000000", "--rate", "1000000", "--again"]),
-        ("transfer", 80, &["upload", "--bytes", "2000000", "--rate", "1000000", "--again"]),
-    ];
-    let clients = (0..services)
-        .map(|i| {
-            let (image, port, arguments) = kinds[i % kinds.len()];
-            let (name, ip) = (format!("s{i}"), format!("10.77.0.{}", 50 + i));
-            let service = world.service(image, &name, "a", &ip, &[]);
-            Client::start(world, &[arguments, &["--connect", &service.at(port)]].concat())
-        })
-        .collect();
-    Load { clients, before }
-}
-
-impl Load {
-    fn end_flawlessly(self, world: &World) {
-        for client in self.clients {
-            let end = client.end(LIMIT);
-            assert!(end.flawless(), "{end:?}");
-            assert_eq!((end.resets, end.damaged), (0, 0));
-            report(&format!(
-                "{} x{}: longest gap of a connection {:.0} ms",
-                end.client, end.connections, end.gap_ms.max
-            ));
-        }
-        let names = ["TcpEstabResets", "TcpOutRsts", "TcpExtTCPAbortOnTimeout"];
-        let grown = Counters::read(world).grown(&self.before, &names);
-        assert!(grown.is_empty(), "{grown:?}");
-    }
-}
-
 #[test]
 fn a_drain_goes_on_while_etcd_elects_a_new_leader() {
     let world = world("etcd-drain");
-    let load = load(&world, 6);
+    let load = Load::start(&world, 6);
     let member = leading_member(&world);
     let manager = world.leader();
 
@@ -132,7 +91,7 @@ fn a_drain_goes_on_while_etcd_elects_a_new_leader() {
 #[test]
 fn another_manager_takes_over_a_move_whose_manager_is_killed() {
     let world = world("managers");
-    let load = load(&world, 2);
+    let load = Load::start(&world, 2);
     let first = world.leader();
     let mut migrate = world.command(&["migrate", "s1", "--to", "b"]);
     migrate.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());

@@ -3,19 +3,18 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::daemons::{AgentArgs, ManagerArgs};
+use super::files::{CheckpointArgs, ImageCommand, RestoreArgs};
 use super::members::{AuditCommand, EnrolArgs, TokenCommand, UserCommand};
+use super::moves::{MigrateArgs, MigrationCommand};
+use super::nodes::{NodeCommand, RelocateArgs};
+use super::sleep::{ResumeArgs, SuspendArgs};
 use crate::api::Problem;
-use crate::holder::OnSyn;
-use crate::manager::Pool;
-use crate::migration::precopy::{Limits, OnTimeout};
 use crate::qemu::Machine;
-use crate::store::EtcdConfig;
-use crate::store::etcd::Endpoints;
-use crate::wire::{Address, Addresses};
+use crate::wire::Addresses;
 
 /// Exit codes, as `--help` shows them.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -28,10 +27,6 @@ pub const EXIT_CODES: &str = "Exit codes:
   6  the manager or a node cannot be reached
   7  the move failed; the service runs on at the source
   8  not allowed: no certificate, a refused one, or a role that is too low";
-
-/// Help of `--insecure-loopback`.
-const INSECURE: &str =
-    "Plain HTTP without certificates; refused for addresses that other machines can reach";
 
 /// Exit code of a move that failed before its commit.
 pub const EXIT_KEPT: u8 = 7;
@@ -53,8 +48,8 @@ pub fn exit_code(problem: Problem) -> ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "host-tools", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// Where the manager listens: HOST:PORT or unix:PATH; several managers, separated by commas [default: the running lab's, else the one
-    /// that the user was enrolled by]
+    /// Where the manager listens: HOST:PORT or unix:PATH; of several managers all, separated by commas
+    /// [default: the running lab's, else the one that the user was enrolled by]
     #[arg(long, global = true, env = "FERRY_MANAGER", value_name = "URL")]
     pub manager: Option<Addresses>,
     /// Credentials to ask the manager with [default: the running lab's admin's, else
@@ -231,351 +226,8 @@ pub struct CheckArgs {
     pub to: String,
 }
 
-/// `migrate`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct MigrateArgs {
-    #[arg(help = "Name of the service")]
-    pub name: String,
-    #[arg(long, value_name = "NODE", help = "Node to move it to")]
-    pub to: String,
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        help = "Copy pages until the service would stand still no longer than this, as in 20ms"
-    )]
-    pub max_downtime: Option<Duration>,
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        help = "Time until the service has to be ready to be moved, as in 30s"
-    )]
-    pub timeout: Option<Duration>,
-    #[arg(long, value_enum, default_value_t, requires = "timeout", help = "What happens then")]
-    pub on_timeout: OnTimeout,
-    #[arg(
-        long,
-        conflicts_with = "timeline",
-        help = "Return once the move has begun, with its id; the move goes on"
-    )]
-    pub detach: bool,
-    #[arg(long, help = "Only say what would be in the way, as `check` does")]
-    pub dry_run: bool,
-    #[arg(long, value_name = "FILE.svg", help = "Draw the phases of the move")]
-    pub timeline: Option<PathBuf>,
-}
-
-impl MigrateArgs {
-    /// What the user allows the move.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Limits {
-            max_downtime_us: self.max_downtime.map(micros),
-            timeout_us: self.timeout.map(micros),
-            on_timeout: self.on_timeout,
-        }
-    }
-}
-
-/// `suspend`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct SuspendArgs {
-    #[arg(help = "Name of the service")]
-    pub name: String,
-    #[arg(long, value_enum, default_value_t, help = "What becomes of new connections meanwhile")]
-    pub on_syn: OnSyn,
-    #[arg(
-        long,
-        value_name = "NODE",
-        help = "Node that answers for it meanwhile [default: where it runs]"
-    )]
-    pub on: Option<String>,
-}
-
-/// `resume`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct ResumeArgs {
-    #[arg(help = "Name of the service")]
-    pub name: String,
-    #[arg(
-        long,
-        value_name = "NODE",
-        help = "Node to go on at [default: the one that answers for it]"
-    )]
-    pub on: Option<String>,
-}
-
-/// `checkpoint`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct CheckpointArgs {
-    #[arg(help = "Name of the service")]
-    pub name: String,
-    #[arg(short, long, value_name = "FILE", help = "File to write the snapshot to")]
-    pub export: PathBuf,
-    #[arg(short = 'R', long, help = "Let the service go on afterwards")]
-    pub leave_running: bool,
-}
-
-/// `restore`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct RestoreArgs {
-    #[arg(short, long, value_name = "FILE", help = "Snapshot file to read")]
-    pub import: PathBuf,
-    #[arg(long, value_name = "NODE", help = "Node to restore it on")]
-    pub on: String,
-    #[arg(long, help = "Name of the service [default: the one it had]")]
-    pub name: Option<String>,
-}
-
-/// `image`.
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Store an image file under a name
-    Push {
-        /// Image file
-        file: PathBuf,
-        /// `NAME[:TAG]` [default: the file's name]
-        name: Option<String>,
-    },
-    /// List images
-    Ls,
-    /// Take a name away; the file goes with its last name
-    Rm {
-        /// `NAME[:TAG]`
-        name: String,
-    },
-}
-
-/// `node`.
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// List nodes
-    Ls,
-    /// Move every service off a node, which takes no more until it is undrained
-    #[command(after_help = EXIT_CODES)]
-    Drain {
-        /// Name of the node
-        node: String,
-        #[command(flatten)]
-        #[expect(missing_docs, reason = "flattened: it has texts of its own")]
-        how: RelocateArgs,
-    },
-    /// Let a drained node take services again
-    Undrain {
-        /// Name of the node
-        node: String,
-    },
-}
-
-/// How many services are moved.
-#[derive(Clone, Copy, Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct RelocateArgs {
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=64),
-        help = "Most moves at one time [default: 2]"
-    )]
-    pub parallel: Option<u32>,
-    #[arg(long, help = "Only say what would be moved where")]
-    pub dry_run: bool,
-}
-
-/// `migration`.
-#[derive(Debug, Subcommand)]
-pub enum MigrationCommand {
-    /// List moves
-    Ls,
-    /// Show a move
-    Show {
-        /// Id of the move
-        id: String,
-        /// Draw the phases of the move
-        #[arg(long, value_name = "FILE.svg")]
-        timeline: Option<PathBuf>,
-    },
-    /// Follow a move to its end
-    #[command(after_help = EXIT_CODES)]
-    Watch {
-        /// Id of the move
-        id: String,
-    },
-    /// End a move that has not committed; the service stays where it is, its connections open
-    #[command(
-        after_help = "Exit code 0: the service serves on its source. 4: the move is over or has \
-                      committed, nothing was changed."
-    )]
-    Cancel {
-        /// Id of the move
-        id: String,
-        /// This node of the move is silent and never comes back: decide without it
-        ///
-        /// After the commit, the source's copy goes on in place of a destination that is gone; clients may see
-        /// an older state of their connections if the destination has spoken to them. A service on a source
-        /// that is gone is lost until that returns. The node's agent, if it returns all the same, ends what
-        /// no longer belongs to it. Until then it may still answer clients: make sure that the machine is off.
-        #[arg(long, value_name = "NODE")]
-        host_is_gone: Option<String>,
-    },
-}
-
-/// `manager`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct ManagerArgs {
-    #[arg(long, value_name = "HOST:PORT", help = "TCP address to listen on")]
-    pub listen: Option<Address>,
-    #[arg(long, value_name = "PATH", help = "Unix socket to listen on")]
-    pub socket: Option<PathBuf>,
-    #[arg(long, value_name = "DIR", help = "Directory for the keys, the audit log and the store")]
-    pub state_dir: PathBuf,
-    #[arg(
-        long,
-        value_name = "DIR",
-        help = "Directory for images and snapshots; several managers share it [default: the state directory]"
-    )]
-    pub repository: Option<PathBuf>,
-    #[command(flatten)]
-    pub etcd: EtcdArgs,
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "7days",
-        value_parser = humantime::parse_duration,
-        help = "How long snapshots are kept that no service lies in, at least a minute"
-    )]
-    pub keep_snapshots: Duration,
-    #[arg(
-        long,
-        value_name = "FIRST-LAST/PREFIX[,ROUTER]",
-        default_value = "10.77.0.50-10.77.0.99/24",
-        help = "Addresses for services"
-    )]
-    pub pool: Pool,
-    #[arg(long, help = INSECURE)]
-    pub insecure_loopback: bool,
-    #[command(flatten)]
-    pub log: crate::trace::LogArgs,
-}
-
-/// The store of several managers.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct EtcdArgs {
-    #[arg(
-        long = "etcd",
-        value_name = "URL,URL...",
-        requires = "listen",
-        help = "Members of the etcd that several managers share [default: a store of its own]"
-    )]
-    pub endpoints: Option<Endpoints>,
-    #[arg(
-        long = "etcd-prefix",
-        value_name = "KEY",
-        default_value = "/ferry",
-        requires = "endpoints",
-        help = "What all keys in etcd begin with"
-    )]
-    pub prefix: String,
-    #[arg(
-        long = "etcd-ca",
-        value_name = "FILE",
-        requires = "endpoints",
-        help = "Authority of etcd's certificates, PEM"
-    )]
-    pub ca: Option<PathBuf>,
-    #[arg(
-        long = "etcd-cert",
-        value_name = "FILE",
-        requires = "key",
-        help = "Certificate to ask etcd with, PEM"
-    )]
-    pub certificate: Option<PathBuf>,
-    #[arg(long = "etcd-key", value_name = "FILE", requires = "certificate", help = "Its key, PEM")]
-    pub key: Option<PathBuf>,
-}
-
-impl EtcdArgs {
-    /// The configuration; `None` without an etcd.
-    #[must_use]
-    pub fn config(self) -> Option<EtcdConfig> {
-        let Self { endpoints, prefix, ca, certificate, key } = self;
-        endpoints.map(|endpoints| EtcdConfig {
-            endpoints,
-            prefix,
-            ca,
-            identity: certificate.zip(key),
-        })
-    }
-}
-
-/// `agent`.
-#[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the texts are clap's help")]
-pub struct AgentArgs {
-    #[arg(long, help = "Name of this node")]
-    pub name: String,
-    #[arg(long, value_name = "HOST:PORT", help = "TCP address to listen on")]
-    pub listen: Address,
-    #[arg(long, help = "Bridge that the guests' taps are plugged into")]
-    pub bridge: String,
-    #[arg(long, value_name = "DIR", help = "Directory for images, logs and sockets")]
-    pub state_dir: PathBuf,
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/dev/shm",
-        help = "Directory for the guests' memory, on a file system in memory"
-    )]
-    pub ram_dir: PathBuf,
-    #[arg(
-        long,
-        value_name = "SIZE",
-        value_parser = memory,
-        help = "Memory for guests [default: what is available]"
-    )]
-    pub memory: Option<u32>,
-    #[arg(
-        long,
-        env = "FERRY_QEMU",
-        value_name = "PROGRAM",
-        default_value = "qemu-system-x86_64",
-        help = "QEMU's program"
-    )]
-    pub qemu: String,
-    #[arg(
-        long,
-        value_name = "FIRST",
-        default_value_t = crate::qemu::user::FIRST,
-        help = "First of 65,536 user ids that guests run as, one each, where the agent is root; 0: as the agent"
-    )]
-    pub guest_users: u32,
-    #[arg(long, help = "For a QEMU that was built without -sandbox")]
-    pub no_sandbox: bool,
-    #[arg(
-        long,
-        env = "FERRY_JOIN_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN",
-        help = "One-time token to get a certificate with; not needed once there is one"
-    )]
-    pub join: Option<String>,
-    #[arg(long, help = INSECURE)]
-    pub insecure_loopback: bool,
-    #[command(flatten)]
-    pub log: crate::trace::LogArgs,
-}
-
 /// A size in MiB from `64M`, `1G` or a number of MiB.
-fn memory(text: &str) -> Result<u32, String> {
+pub fn memory(text: &str) -> Result<u32, String> {
     let (digits, factor) = match text.trim_end_matches(['i', 'B', 'b']) {
         text if text.ends_with(['G', 'g']) => (&text[..text.len() - 1], 1024),
         text if text.ends_with(['M', 'm']) => (&text[..text.len() - 1], 1),
@@ -591,6 +243,7 @@ fn memory(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Address;
     use clap::CommandFactory;
 
     #[test]

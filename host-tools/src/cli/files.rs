@@ -1,15 +1,15 @@
 //! `checkpoint`, `restore`, `image`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use axum::body::Body;
+use clap::{Args, Subcommand};
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
 use super::Done;
-use super::args::{CheckpointArgs, ImageCommand, RestoreArgs};
 use super::output::{Progress, Table, age, print, print_json};
 use super::services::{LONG, SHORT};
 use crate::agent::checkpoint::MAX_SNAPSHOT;
@@ -21,6 +21,49 @@ use crate::security::seal;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::write_atomically;
 use crate::timeline::draw::{bytes, time};
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct CheckpointArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(short, long, value_name = "FILE", help = "File to write the snapshot to")]
+    pub export: PathBuf,
+    #[arg(short = 'R', long, help = "Let the service go on afterwards")]
+    pub leave_running: bool,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct RestoreArgs {
+    #[arg(short, long, value_name = "FILE", help = "Snapshot file to read")]
+    pub import: PathBuf,
+    #[arg(long, value_name = "NODE", help = "Node to restore it on")]
+    pub on: String,
+    #[arg(long, help = "Name of the service [default: the one it had]")]
+    pub name: Option<String>,
+}
+
+/// `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Store an image file under a name
+    Push {
+        /// Image file
+        file: PathBuf,
+        /// `NAME[:TAG]` [default: the file's name]
+        name: Option<String>,
+    },
+    /// List images
+    Ls,
+    /// Take a name away; the file goes with its last name
+    Rm {
+        /// `NAME[:TAG]`
+        name: String,
+    },
+}
 
 fn read(path: &Path) -> Result<Vec<u8>, ApiError> {
     std::fs::read(path).map_err(|error| match error.kind() {

@@ -34,7 +34,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub use args::Cli;
-use args::{CheckArgs, Command, MigrateArgs};
+use args::{CheckArgs, Command};
+use moves::MigrateArgs;
 
 use crate::api::ApiError;
 use crate::trace::{TraceId, under};

@@ -1,19 +1,109 @@
 //! `migrate`, `migration ls` and `show`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::Done;
-use super::args::{EXIT_KEPT, MigrateArgs, MigrationCommand};
+use super::args::{EXIT_CODES, EXIT_KEPT};
 use super::follow::{self, Told};
 use super::output::{Progress, Table, print, print_json, print_json_line};
 use crate::api::client::Lines;
 use crate::api::{ApiError, Client, MigrateRequest, Migration, MoveEvent, MoveSummary, Problem};
+use crate::migration::precopy::{Limits, OnTimeout};
 use crate::migration::{Outcome, PhaseRecord};
 use crate::snapshot::file::write_atomically;
 use crate::timeline::{self, draw::bytes, draw::time};
+
+/// `migrate`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct MigrateArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_name = "NODE", help = "Node to move it to")]
+    pub to: String,
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        help = "Copy pages until the service would stand still no longer than this, as in 20ms"
+    )]
+    pub max_downtime: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        help = "Time until the service has to be ready to be moved, as in 30s"
+    )]
+    pub timeout: Option<Duration>,
+    #[arg(long, value_enum, default_value_t, requires = "timeout", help = "What happens then")]
+    pub on_timeout: OnTimeout,
+    #[arg(
+        long,
+        conflicts_with = "timeline",
+        help = "Return once the move has begun, with its id; the move goes on"
+    )]
+    pub detach: bool,
+    #[arg(long, help = "Only say what would be in the way, as `check` does")]
+    pub dry_run: bool,
+    #[arg(long, value_name = "FILE.svg", help = "Draw the phases of the move")]
+    pub timeline: Option<PathBuf>,
+}
+
+impl MigrateArgs {
+    /// What the user allows the move.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Limits {
+            max_downtime_us: self.max_downtime.map(micros),
+            timeout_us: self.timeout.map(micros),
+            on_timeout: self.on_timeout,
+        }
+    }
+}
+
+/// `migration`.
+#[derive(Debug, Subcommand)]
+pub enum MigrationCommand {
+    /// List moves
+    Ls,
+    /// Show a move
+    Show {
+        /// Id of the move
+        id: String,
+        /// Draw the phases of the move
+        #[arg(long, value_name = "FILE.svg")]
+        timeline: Option<PathBuf>,
+    },
+    /// Follow a move to its end
+    #[command(after_help = EXIT_CODES)]
+    Watch {
+        /// Id of the move
+        id: String,
+    },
+    /// End a move that has not committed; the service stays where it is, its connections open
+    #[command(
+        after_help = "Exit code 0: the service serves on its source. 4: the move is over or has \
+                      committed, nothing was changed."
+    )]
+    Cancel {
+        /// Id of the move
+        id: String,
+        /// This node of the move is silent and never comes back: decide without it
+        ///
+        /// After the commit, the source's copy goes on in place of a destination that is gone; clients may see
+        /// an older state of their connections if the destination has spoken to them. A service on a source
+        /// that is gone is lost until that returns. The node's agent, if it returns all the same, ends what
+        /// no longer belongs to it. Until then it may still answer clients: make sure that the machine is off.
+        #[arg(long, value_name = "NODE")]
+        host_is_gone: Option<String>,
+    },
+}
 
 /// `migrate`.
 ///

@@ -2,14 +2,51 @@
 
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::Done;
-use super::args::{NodeCommand, RelocateArgs};
+use super::args::EXIT_CODES;
 use super::output::{Progress, Table, print, print_json, print_json_line};
 use super::services::SHORT;
 use crate::api::{ApiError, Client, Node, RelocateEvent, RelocateRequest};
 use crate::timeline::draw::time;
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    Ls,
+    /// Move every service off a node, which takes no more until it is undrained
+    #[command(after_help = EXIT_CODES)]
+    Drain {
+        /// Name of the node
+        node: String,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened: it has texts of its own")]
+        how: RelocateArgs,
+    },
+    /// Let a drained node take services again
+    Undrain {
+        /// Name of the node
+        node: String,
+    },
+}
+
+/// How many services are moved.
+#[derive(Clone, Copy, Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct RelocateArgs {
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=64),
+        help = "Most moves at one time [default: 2]"
+    )]
+    pub parallel: Option<u32>,
+    #[arg(long, help = "Only say what would be moved where")]
+    pub dry_run: bool,
+}
 
 /// `node`.
 ///

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
 use hyper::Method;
 
 use super::Done;
-use super::args::{ResumeArgs, SuspendArgs};
 use super::output::{Progress, age, print, print_json};
 use super::services::LONG;
 use crate::api::{
@@ -13,6 +13,36 @@ use crate::api::{
 };
 use crate::holder::OnSyn;
 use crate::timeline::draw::bytes;
+
+/// `suspend`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct SuspendArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(long, value_enum, default_value_t, help = "What becomes of new connections meanwhile")]
+    pub on_syn: OnSyn,
+    #[arg(
+        long,
+        value_name = "NODE",
+        help = "Node that answers for it meanwhile [default: where it runs]"
+    )]
+    pub on: Option<String>,
+}
+
+/// `resume`.
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the texts are clap's help")]
+pub struct ResumeArgs {
+    #[arg(help = "Name of the service")]
+    pub name: String,
+    #[arg(
+        long,
+        value_name = "NODE",
+        help = "Node to go on at [default: the one that answers for it]"
+    )]
+    pub on: Option<String>,
+}
 
 /// `suspend`.
 ///

@@ -147,13 +147,12 @@ pub fn manager_socket_in(dir: &Path, node: &str) -> PathBuf {
 pub fn managers() -> Option<Addresses> {
     let dir = run_dir();
     let nodes = super::plan::nodes(1, super::plan::MANAGERS_MAX);
-    nodes
+    let sockets = nodes
         .iter()
         .filter(|node| node.role == Role::Manager)
         .map(|node| manager_socket_in(&dir, &node.name))
-        .filter(|path| path.exists())
-        .map(Address::Unix)
-        .collect()
+        .filter(|path| path.exists());
+    Addresses::of(sockets.map(Address::Unix))
 }
 
 /// Makes the directory, readable by this user only, and checks that sockets can live in it.

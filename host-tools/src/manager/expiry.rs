@@ -16,8 +16,21 @@ use crate::store::{Ownership, Record};
 const LOOKS: u32 = 20;
 /// The longest time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
-/// The shortest time that can be kept: within it a snapshot that was written finds its service.
-pub const LEAST: Duration = Duration::from_secs(60);
+/// The shortest time that can be kept: within it a snapshot that was written finds its service, also if the
+/// store is away meanwhile.
+const LEAST: Duration = Duration::from_secs(3600);
+
+/// Refuses a time that is too short.
+pub(super) fn check(keep: Duration) -> Result<(), ApiError> {
+    if keep >= LEAST {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "snapshots are kept for at least {}, not {}",
+        humantime::format_duration(LEAST),
+        humantime::format_duration(keep)
+    )))
+}
 
 /// Which of `all` nobody lies in and are older than `keep`.
 fn expired(all: &[Stored], records: &[Record], now: SystemTime, keep: Duration) -> Vec<Digest32> {

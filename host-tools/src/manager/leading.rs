@@ -2,8 +2,8 @@
 //!
 //! A manager that waits answers every request with the word who leads. One that is elected reads the store and
 //! takes up every open move, as a manager that was killed does when it is started again: nothing else passes
-//! from one leader to the next. One that is deposed ends, with all that it was doing; whoever started it starts
-//! it anew.
+//! from one leader to the next. One that is deposed ends all that it was doing and
+//! begins anew, as a new process in its place.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::securing::{open_audit, own_security};
 use crate::api::{ApiError, Problem};
 use crate::security::access::MANAGER;
 use crate::security::{Authority, Gate};
-use crate::store::EtcdStore;
 use crate::store::etcd::{EtcdConfig, Term};
+use crate::store::{EtcdStore, StoreError};
 use crate::wire;
 
 /// Opens the store of several managers and waits until this one leads. `waits` is called once it answers, if
@@ -36,7 +36,7 @@ pub(super) async fn lead(
             "one of several managers needs --listen: agents and users look for it there",
         )
     })?;
-    if !config.insecure_loopback && !etcd.endpoints.are_secured() {
+    if !etcd.endpoints.are_secured() {
         return Err(ApiError::invalid(format!(
             "etcd at {} is asked without TLS, and not on this machine: whoever can reach it owns every service",
             etcd.endpoints
@@ -45,7 +45,7 @@ pub(super) async fn lead(
     }
     let store = EtcdStore::open(etcd).await?;
     let keys = config.state_dir.join("authority.json");
-    let known = first_answer(&store).await;
+    let known = first_answer(&store).await?;
     if let Some(known) = &known
         && !keys.exists()
     {
@@ -88,11 +88,11 @@ pub(super) async fn lead(
 }
 
 /// Whose store it is. etcd may come up later than we do.
-async fn first_answer(store: &EtcdStore) -> Option<String> {
+async fn first_answer(store: &EtcdStore) -> Result<Option<String>, StoreError> {
     loop {
         match store.cluster().await {
-            Ok(known) => return known,
-            Err(error) => tracing::warn!("waiting for etcd: {error}"),
+            Err(StoreError::Silent { reason }) => tracing::warn!("waiting for etcd: {reason}"),
+            answer => return answer,
         }
     }
 }

@@ -113,7 +113,7 @@ impl Members {
         now_us: u64,
     ) -> Result<TokenAnswer, ApiError> {
         if request.role == Role::Manager {
-            return Err(ApiError::invalid("there is one manager, and it needs no token"));
+            return Err(ApiError::invalid("managers need no token: they share authority.json"));
         }
         if let Some(name) = &request.name {
             check_name(name).map_err(|error| ApiError::invalid(error.to_string()))?;

@@ -111,6 +111,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(Option<std::net::SocketAddr>),
 ) -> Result<Ended, ApiError> {
+    expiry::check(config.keep_snapshots)?;
     for directory in [&config.state_dir, &config.repository] {
         make_directory(directory)
             .map_err(|error| ApiError::failed(format!("{}: {error}", directory.display())))?;
@@ -177,7 +178,7 @@ async fn begin(
     let manager = Manager::open(store, members, security, &config.repository, pool).await?;
     let manager = Arc::new(manager);
     manager.recover().await?;
-    tokio::spawn(Arc::clone(&manager).expire_forever(config.keep_snapshots.max(expiry::LEAST)));
+    tokio::spawn(Arc::clone(&manager).expire_forever(config.keep_snapshots));
     let router =
         http::router(Arc::clone(&manager)).merge(members_http::router(manager, Arc::clone(&gate)));
     let mut servers = Vec::new();

@@ -40,13 +40,15 @@ pub enum StoreError {
     Move { name: String, expected: String, found: String },
     #[error("the store did not make the change: {reason}")]
     Failed { reason: String },
+    #[error("the store does not answer: {reason}")]
+    Silent { reason: String },
 }
 
 impl From<StoreError> for crate::api::ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { .. } => Self::not_found(error.to_string()),
-            StoreError::Failed { .. } => Self::failed(error),
+            StoreError::Failed { .. } | StoreError::Silent { .. } => Self::failed(error),
             _ => Self::conflict(error.to_string()),
         }
     }

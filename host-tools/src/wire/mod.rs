@@ -97,12 +97,6 @@ impl FromStr for Addresses {
     }
 }
 
-impl FromIterator<Address> for Option<Addresses> {
-    fn from_iter<I: IntoIterator<Item = Address>>(addresses: I) -> Self {
-        Some(Addresses(addresses.into_iter().collect())).filter(|all| !all.0.is_empty())
-    }
-}
-
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, address) in self.0.iter().enumerate() {
@@ -116,6 +110,12 @@ impl fmt::Display for Addresses {
 }
 
 impl Addresses {
+    /// Those given; `None` if there are none.
+    #[must_use]
+    pub fn of(addresses: impl IntoIterator<Item = Address>) -> Option<Self> {
+        Some(Self(addresses.into_iter().collect())).filter(|all| !all.0.is_empty())
+    }
+
     /// The address at this place, counted around.
     #[must_use]
     pub fn nth(&self, place: usize) -> &Address {

@@ -12,6 +12,7 @@ use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 use ferry_protocol::snapshot::{self, HEADER_LEN};
 use host_tools::qemu::RamFile;
 use host_tools::snapshot::DIGEST_LEN;
+use serde::{Serialize, de::DeserializeOwned};
 use smoltcp::wire::{Icmpv4Packet, IpProtocol, Ipv4Packet, TcpPacket};
 
 /// All that a target may hold at any time. An allocation beyond it aborts, which the fuzzer reports.
@@ -40,6 +41,18 @@ pub fn ram() -> RamFile {
 
 /// A service as any other, in JSON.
 pub const SPEC: &str = r#"{"name":"pingpong","id":"5f3a9c","image":{"name":"pingpong:1","digest":"0707070707070707070707070707070707070707070707070707070707070707","build_id":"0909090909090909090909090909090909090909090909090909090909090909"},"ip":"10.77.0.50","prefix":24,"gateway":null,"mac":"52:00:00:00:00:01","memory_mib":64,"machine":"q35","args":["--port","7"]}"#;
+
+/// What is understood is understood in the same way once it has been written again.
+///
+/// # Panics
+/// It is not.
+pub fn read<T: DeserializeOwned + Serialize>(json: &[u8]) -> Option<T> {
+    let value: T = serde_json::from_slice(json).ok()?;
+    let written = serde_json::to_vec(&value).expect("plain data");
+    let again: T = serde_json::from_slice(&written).expect("what was written a moment ago");
+    assert_eq!(serde_json::to_vec(&again).expect("plain data"), written);
+    Some(value)
+}
 
 /// Makes magic, version, length and checksum of a snapshot's header right, and its digest, so that what they
 /// guard is reached. The file has at least the bytes of a header and a digest.

@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use ferry_fuzz::read;
 use host_tools::api::check::{DestinationQuestion, SourceQuestion};
 use host_tools::api::{
     CheckpointRequest, HoldRequest, MoveRequest, ReleaseRequest, ResumeRequest, StartRequest,
@@ -10,16 +11,6 @@ use host_tools::api::{
 use host_tools::security::seal::{SealKey, cluster_of};
 use host_tools::security::token::Token;
 use libfuzzer_sys::fuzz_target;
-use serde::{Serialize, de::DeserializeOwned};
-
-/// What is understood is understood in the same way once it has been written again.
-fn read<T: DeserializeOwned + Serialize>(json: &[u8]) -> Option<T> {
-    let value: T = serde_json::from_slice(json).ok()?;
-    let written = serde_json::to_vec(&value).expect("plain data");
-    let again: T = serde_json::from_slice(&written).expect("what was written a moment ago");
-    assert_eq!(serde_json::to_vec(&again).expect("plain data"), written);
-    Some(value)
-}
 
 fuzz_target!(|input: &[u8]| {
     let Some((&kind, rest)) = input.split_first() else { return };

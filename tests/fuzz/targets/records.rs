@@ -1,6 +1,7 @@
 //! What manager and agents keep for their own next start: a file may be of another version, or damaged.
 #![no_main]
 
+use ferry_fuzz::read;
 use host_tools::agent::descriptor::Descriptor;
 use host_tools::api::NodeReport;
 use host_tools::manager::moves::KeptMove;
@@ -8,16 +9,6 @@ use host_tools::manager::moves::Moves;
 use host_tools::manager::state::KeptDrain;
 use host_tools::store::Record;
 use libfuzzer_sys::fuzz_target;
-use serde::{Serialize, de::DeserializeOwned};
-
-/// What is understood is understood in the same way once it has been written again.
-fn read<T: DeserializeOwned + Serialize>(json: &[u8]) -> Option<T> {
-    let value: T = serde_json::from_slice(json).ok()?;
-    let written = serde_json::to_vec(&value).expect("plain data");
-    let again: T = serde_json::from_slice(&written).expect("what was written a moment ago");
-    assert_eq!(serde_json::to_vec(&again).expect("plain data"), written);
-    Some(value)
-}
 
 fuzz_target!(|input: &[u8]| {
     let Some((&kind, json)) = input.split_first() else { return };

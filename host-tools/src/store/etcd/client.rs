@@ -16,9 +16,15 @@ use crate::wire::Pause;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Longest time until a request is given up: etcd's members may have to elect a leader meanwhile, which takes
 /// them one to three seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// First and longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// The pauses between the attempts at one request.
+pub(super) fn pauses() -> Pause {
+    Pause::growing(PAUSES.0, PAUSES.1)
+}
+
 /// Silence after which a member is asked whether it is there, and how long it has to say so. etcd takes
 /// questions that come more often than every 5 s for an attack.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(2));
@@ -123,6 +129,12 @@ pub(super) struct Etcd {
     client: Client,
 }
 
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Etcd")
+    }
+}
+
 /// Whether another attempt may go better: the member is gone, or etcd has no leader just now.
 pub(super) fn is_passing(error: &Error) -> bool {
     use code::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, UNKNOWN};
@@ -170,12 +182,13 @@ impl Etcd {
         F: Future<Output = Result<T, Error>>,
     {
         let until = Instant::now() + PATIENCE;
-        let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
+        let mut pause = pauses();
         loop {
             match self.once(&ask).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if is_passing(&error) && Instant::now() < until => pause.wait().await,
-                Err(error) => return Err(failed(format!("etcd does not answer: {error}"))),
+                Err(error) if !is_passing(&error) => return Err(failed(error)),
+                Err(_) if Instant::now() < until => pause.wait().await,
+                Err(error) => return Err(StoreError::Silent { reason: error.to_string() }),
             }
         }
     }

@@ -45,12 +45,6 @@ pub struct Term {
     lease: i64,
 }
 
-impl std::fmt::Debug for Etcd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Etcd")
-    }
-}
-
 impl Term {
     /// Waits until we lead no more.
     pub async fn over(&mut self) {

@@ -5,17 +5,12 @@
 //! another change, is not made any more. When an attempt is refused, the value of `turn` says whether an
 //! earlier attempt was the one that went through.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
+use super::client::{PATIENCE, is_passing, pauses};
 use super::{EtcdStore, StoreError, failed};
-use crate::wire::Pause;
-
-/// Longest time until it is given up to learn how a change went.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// First and longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// The last change we know of: revision of the key `turn`, 0 if there is none.
 #[derive(Debug, Default)]
@@ -44,8 +39,13 @@ impl EtcdStore {
                     turn.0 = revision;
                     return Ok(result);
                 }
-                Attempt::Stale(revision) if revision != turn.0 => turn.0 = revision,
-                Attempt::Stale(_) => return Err(failed("etcd refuses a change without a reason")),
+                Attempt::Stale(revision) if revision == turn.0 => {
+                    return Err(failed("etcd refuses a change without a reason"));
+                }
+                Attempt::Stale(_) if Instant::now() >= until => {
+                    return Err(failed("others change the store all the time"));
+                }
+                Attempt::Stale(revision) => turn.0 = revision,
             }
         }
     }
@@ -68,7 +68,7 @@ impl EtcdStore {
                 TxnOp::get(turn.as_str(), None),
                 TxnOp::txn(Txn::new().when([fence.stands()])),
             ]);
-        let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
+        let mut pause = pauses();
         loop {
             match self.etcd.transaction(transaction.clone()).await {
                 Ok(answer) if answer.succeeded() => {
@@ -83,7 +83,7 @@ impl EtcdStore {
                     }
                     return if leads { Ok(Attempt::Stale(revision)) } else { Err(not_leading()) };
                 }
-                Err(error) if super::client::is_passing(&error) && Instant::now() < until => {
+                Err(error) if is_passing(&error) && Instant::now() < until => {
                     tracing::debug!("etcd did not say how a change went: {error}");
                     pause.wait().await;
                 }
