@@ -52,6 +52,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/migrations/{id}", get(migration))
         .route("/v1/migrations/{id}/events", get(events))
         .route("/v1/migrations/{id}/cancel", post(cancel))
+        .route("/v1/migrations/{id}/ready", post(ready))
         .route("/v1/migrations/{id}/commit", post(commit))
         .route("/v1/migrations/{id}/settle", post(settle))
         .route("/v1/migrations/{id}/take-back", post(take_back))
@@ -234,6 +235,14 @@ async fn migration(State(manager): Shared, Path(id): Path<String>) -> Result<Jso
 
 async fn events(State(manager): Shared, Path(id): Path<String>) -> Result<Response> {
     Ok(event_stream(manager.moves.follow(&id)?))
+}
+
+async fn ready(
+    State(manager): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<()>> {
+    Ok(Json(manager.ready(&id, request).await?))
 }
 
 async fn cancel(

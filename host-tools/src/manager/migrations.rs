@@ -132,6 +132,23 @@ impl Manager {
         }
     }
 
+    /// Whether a move could be committed now: the store answers, and has it as it began.
+    ///
+    /// # Errors
+    /// There is no such move, it could not be, or the store does not answer.
+    pub async fn ready(&self, id: &str, request: CommitRequest) -> Result<(), ApiError> {
+        let (migration, _) = self.moves.get(id)?;
+        let name = &migration.service;
+        match self.store.get(name).await? {
+            Some(record)
+                if record.epoch == request.epoch && record.migration.as_deref() == Some(id) =>
+            {
+                Ok(())
+            }
+            _ => Err(ApiError::conflict(format!("the move of {name} is over: it was settled"))),
+        }
+    }
+
     /// Gives a service to the destination of a move: one durable transaction.
     ///
     /// # Errors

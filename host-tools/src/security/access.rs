@@ -88,6 +88,7 @@ pub const MANAGER: &[Rule] = &[
     look("/v1/migrations/{id}").and_agents(),
     look("/v1/migrations/{id}/events"),
     operate("POST", "/v1/migrations/{id}/cancel"),
+    agent("POST", "/v1/migrations/{id}/ready").quiet(),
     agent("POST", "/v1/migrations/{id}/commit"),
     agent("POST", "/v1/migrations/{id}/settle"),
     agent("POST", "/v1/migrations/{id}/take-back"),

@@ -209,6 +209,7 @@ impl Move {
             Action::Prepare => self.prepare().await,
             Action::SendRound { full } => self.send_round(*full).await,
             Action::MirrorOn => {
+                self.await_store().await?;
                 let begun = Instant::now();
                 if let Some(mirror) = &mut self.mirror {
                     mirror.on().map_err(failed)?;

@@ -10,13 +10,19 @@ use super::{Move, failed};
 use crate::agent::destination::micros;
 use crate::agent::host::MANAGER_LIMIT;
 use crate::agent::instance::ORDER_LIMIT;
-use crate::api::{ApiError, CommitAnswer, CommitRequest, InstanceState};
+use crate::api::{ApiError, CommitAnswer, CommitRequest, InstanceState, Problem};
 use crate::migration::Event;
 use crate::migration::phase::DRAIN_LIMIT;
 use crate::transfer::{FromDestination, FromSource};
+use crate::wire::Pause;
 
 /// First and longest wait between two attempts to learn how a commit went.
 const SETTLE_WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// First and longest wait between two attempts to learn whether the store could take a commit.
+const READY_WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Longest time until a move is given up for a store that does not answer: longer than a manager's lease and
+/// than elections take.
+const READY_LIMIT: Duration = Duration::from_secs(20);
 
 impl Move {
     /// Gives an order and listens to the destination meanwhile: it has nothing to say now, except that it
@@ -39,6 +45,31 @@ impl Move {
         match self.hear().await {
             Ok(message) => failed(format!("unexpected word of the destination: {message:?}")),
             Err(event) => event,
+        }
+    }
+
+    /// Waits until the store could take a commit. Better now, while the service runs and nothing is copied to
+    /// the standby, than when it is frozen: another manager may just be taking over, or etcd may elect.
+    pub(super) async fn await_store(&mut self) -> Result<(), Event> {
+        let begun = Instant::now();
+        let path = format!("/v1/migrations/{}/ready", self.request.migration);
+        let request = CommitRequest { epoch: self.epoch };
+        let mut pause = Pause::growing(READY_WAITS.0, READY_WAITS.1);
+        loop {
+            let asked = self.manager.json::<()>(Method::POST, &path, &request, MANAGER_LIMIT).await;
+            match asked {
+                Ok(()) => {
+                    self.step("ask the store", begun);
+                    return Ok(());
+                }
+                // What the manager refuses, it would refuse when the service is frozen.
+                Err(error)
+                    if error.problem == Problem::Conflict || begun.elapsed() > READY_LIMIT =>
+                {
+                    return Err(failed(error));
+                }
+                Err(_) => pause.wait().await,
+            }
         }
     }
 
