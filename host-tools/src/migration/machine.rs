@@ -5,7 +5,7 @@
 //! the time.
 //!
 //! ```text
-//! Idle → Requesting → Preparing → Copying ⟲ → Mirroring → Draining → Freezing → Transferring
+//! Idle → Requesting → Preparing → Copying ⇄ Inquiring → Mirroring → Draining → Freezing → Transferring
 //!   │         │            │          │            │           │          │           │
 //!   │         └────────────┴──────────┴── failure ─┴───────────┴──────────┴──→ Undoing ──→ Done(Kept)
 //!   │                                                                           ↑
@@ -26,6 +26,10 @@ use super::{Phase, PhaseLog};
 
 /// Longest time for undoing, asking or taking back, in microseconds.
 const REPAIR_LIMIT_US: u64 = 20_000_000;
+/// An answer of the store that took longer than this makes another round worth it, in microseconds.
+const QUICK_STORE_US: u64 = 50_000;
+/// How long the store is not asked again after an answer, in microseconds.
+const FRESH_STORE_US: u64 = 1_000_000;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub enum Event {
         /// Pages it found dirty and sent.
         dirty: u32,
     },
+    /// The store could take a commit now.
+    StoreReady,
     /// Frames for the service now also reach the standby.
     MirrorOn,
     /// The drain ended, on evidence or at its limit.
@@ -109,6 +115,8 @@ pub enum Action {
         /// The first round: everything that holds state.
         full: bool,
     },
+    /// Wait until the store could take a commit.
+    AskStore,
     /// Copy frames for the service to the standby too.
     MirrorOn,
     /// Drain the guest.
@@ -169,6 +177,7 @@ pub enum State {
     Requesting,
     Preparing,
     Copying { number: u32, since_us: u64, before: Option<Round> },
+    Inquiring { since_us: u64, last: Round },
     Mirroring,
     Draining,
     Freezing,
@@ -190,6 +199,8 @@ pub struct Machine {
     state: State,
     policy: Policy,
     entered_us: u64,
+    /// When the store last said that it could take a commit.
+    store_ready_us: Option<u64>,
     /// Times and bytes so far; whoever carries out an action adds what it cost to the open phase.
     pub log: PhaseLog,
 }
@@ -198,7 +209,13 @@ impl Machine {
     /// A move that has not begun.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { state: State::Idle, policy, entered_us: 0, log: PhaseLog::default() }
+        Self {
+            state: State::Idle,
+            policy,
+            entered_us: 0,
+            store_ready_us: None,
+            log: PhaseLog::default(),
+        }
     }
 
     /// Where it stands.
@@ -238,10 +255,12 @@ impl Machine {
         Some(match (&self.state, timeout_us) {
             // Whoever asks for a downtime may wait for it longer than the table would; a round is not cut
             // short only because the move is to be forced after it.
-            (State::Copying { .. }, Some(timeout_us)) if self.policy.forces() => {
+            (State::Copying { .. } | State::Inquiring { .. }, Some(timeout_us))
+                if self.policy.forces() =>
+            {
                 deadline_us.max(timeout_us.saturating_add(limit_us))
             }
-            (State::Copying { .. }, Some(timeout_us)) => timeout_us,
+            (State::Copying { .. } | State::Inquiring { .. }, Some(timeout_us)) => timeout_us,
             (State::Requesting | State::Preparing, Some(timeout_us)) => deadline_us.min(timeout_us),
             _ => deadline_us,
         })
@@ -278,9 +297,27 @@ impl Machine {
                             S::Copying { number: number + 1, since_us: now_us, before: Some(last) };
                         vec![Action::SendRound { full: false }]
                     }
-                    Verdict::Switch => self.enter(S::Mirroring, now_us, Action::MirrorOn),
+                    // Better asked now than when the service is frozen: etcd may elect, or another manager
+                    // take over.
+                    Verdict::Switch if self.store_was_ready(now_us) => self.mirror(now_us),
+                    Verdict::Switch => {
+                        self.state = S::Inquiring { since_us: now_us, last };
+                        vec![Action::AskStore]
+                    }
                     Verdict::GiveUp { reason } => self.undo(Phase::Precopy, reason, now_us),
                 }
+            }
+            (S::Inquiring { since_us, last }, E::StoreReady) => {
+                self.store_ready_us = Some(now_us);
+                let waited_us = now_us.saturating_sub(since_us);
+                if waited_us <= QUICK_STORE_US {
+                    return self.mirror(now_us);
+                }
+                // The service has gone on writing meanwhile.
+                let before = Round { took_us: last.took_us.saturating_add(waited_us), ..last };
+                self.state =
+                    S::Copying { number: last.number + 1, since_us: now_us, before: Some(before) };
+                vec![Action::SendRound { full: false }]
             }
             (S::Mirroring, E::MirrorOn) => self.enter(S::Draining, now_us, Action::Drain),
             (S::Draining, E::Drained) => self.enter(S::Freezing, now_us, Action::Freeze),
@@ -373,6 +410,10 @@ impl Machine {
                 let reason = format!("{reason}; the source did not answer when it was thawed");
                 self.end(Outcome::Broken { phase, reason }, now_us)
             }
+            (S::Inquiring { .. }, E::Deadline) => {
+                let reason = "the store did not say in time that it could take a commit".into();
+                self.undo(Phase::Precopy, reason, now_us)
+            }
             (state, event) if before_commit(&state) => match (phase_of(&state), event) {
                 (Some(phase), E::Failed { reason } | E::DestinationEnded { reason }) => {
                     self.undo(phase, reason, now_us)
@@ -387,6 +428,15 @@ impl Machine {
             },
             _ => Vec::new(),
         }
+    }
+
+    /// Whether the store has just said that it could take a commit.
+    fn store_was_ready(&self, now_us: u64) -> bool {
+        self.store_ready_us.is_some_and(|at_us| now_us.saturating_sub(at_us) <= FRESH_STORE_US)
+    }
+
+    fn mirror(&mut self, now_us: u64) -> Vec<Action> {
+        self.enter(State::Mirroring, now_us, Action::MirrorOn)
     }
 
     /// Goes on to `state` with one action.
@@ -442,7 +492,7 @@ fn phase_of(state: &State) -> Option<Phase> {
     Some(match state {
         State::Requesting => Phase::Request,
         State::Preparing => Phase::Prepare,
-        State::Copying { .. } | State::Mirroring => Phase::Precopy,
+        State::Copying { .. } | State::Inquiring { .. } | State::Mirroring => Phase::Precopy,
         State::Draining => Phase::Drain,
         State::Freezing => Phase::Freeze,
         State::Transferring { .. } => Phase::Transfer,

@@ -13,6 +13,7 @@ fn events() -> Vec<Event> {
         Event::Accepted,
         Event::StandbyReady,
         Event::RoundSent { dirty: 5 },
+        Event::StoreReady,
         Event::MirrorOn,
         Event::Drained,
         Event::Frozen,
@@ -42,6 +43,7 @@ fn states() -> Vec<State> {
         State::Requesting,
         State::Preparing,
         State::Copying { number: 1, since_us: 0, before: None },
+        State::Inquiring { since_us: 0, last: Round { number: 2, pages: 5, took_us: 1 } },
         State::Mirroring,
         State::Draining,
         State::Freezing,
@@ -80,7 +82,11 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
         (S::Preparing, E::StandbyReady) => {
             next(S::Copying { number: 1, since_us: 1, before: None }, A::SendRound { full: true })
         }
-        (S::Copying { .. }, E::RoundSent { .. }) => next(S::Mirroring, A::MirrorOn),
+        (S::Copying { number, since_us, .. }, E::RoundSent { dirty }) => {
+            let last = Round { number: *number, pages: *dirty, took_us: 1 - since_us };
+            next(S::Inquiring { since_us: 1, last }, A::AskStore)
+        }
+        (S::Inquiring { .. }, E::StoreReady) => next(S::Mirroring, A::MirrorOn),
         (S::Mirroring, E::MirrorOn) => next(S::Draining, A::Drain),
         (S::Draining, E::Drained) => next(S::Freezing, A::Freeze),
         (S::Freezing, E::Frozen) => {
@@ -161,7 +167,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             let (phase, cont, thaw, mirror) = match state {
                 S::Requesting => (Phase::Request, false, false, false),
                 S::Preparing => (Phase::Prepare, false, false, false),
-                S::Copying { .. } => (Phase::Precopy, false, false, false),
+                S::Copying { .. } | S::Inquiring { .. } => (Phase::Precopy, false, false, false),
                 S::Mirroring => (Phase::Precopy, false, false, true),
                 S::Draining => (Phase::Drain, false, true, true),
                 S::Freezing => (Phase::Freeze, false, true, true),
@@ -169,6 +175,9 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
                 _ => return None,
             };
             let reason = match event {
+                E::Deadline if matches!(state, S::Inquiring { .. }) => {
+                    "the store did not say in time that it could take a commit".into()
+                }
                 E::Deadline => overdue(phase),
                 E::Cancel => "it was cancelled".into(),
                 _ => reason(),
@@ -223,7 +232,52 @@ fn a_move_that_is_not_ready_in_time_leaves_the_source_serving() {
 
     let mut forced = Machine { state: copying, ..Machine::new(policy(OnTimeout::Force)) };
     assert!(forced.deadline_us() > Some(9_000_000), "a round is not cut short");
-    assert_eq!(forced.step(Event::RoundSent { dirty: 5000 }, 9_000_000), [Action::MirrorOn]);
+    assert_eq!(forced.step(Event::RoundSent { dirty: 5000 }, 9_000_000), [Action::AskStore]);
+    assert!(forced.deadline_us() > Some(9_000_000), "the store is asked after that time too");
+    assert_eq!(forced.step(Event::StoreReady, 9_001_000), [Action::MirrorOn]);
+}
+
+#[test]
+fn pages_written_while_the_store_elects_are_copied_before_the_switch() {
+    let limits = Limits {
+        max_downtime_us: Some(20_000),
+        timeout_us: Some(60_000_000),
+        on_timeout: OnTimeout::Cancel,
+    };
+    let before = Round { number: 1, pages: 900, took_us: 10_000 };
+    let copying = State::Copying { number: 2, since_us: 100_000, before: Some(before) };
+    let policy = Policy { limits, ..Policy::default() };
+    let mut machine = Machine { state: copying, ..Machine::new(policy) };
+    assert_eq!(machine.step(Event::RoundSent { dirty: 90 }, 101_000), [Action::AskStore]);
+    // An election of two seconds: whoever wrote 90 pages in 10 ms has written the rest again.
+    let again = [Action::SendRound { full: false }];
+    assert_eq!(machine.step(Event::StoreReady, 2_101_000), again);
+    let last = Round { number: 2, pages: 90, took_us: 1000 + 2_000_000 };
+    assert_eq!(
+        machine.state,
+        State::Copying { number: 3, since_us: 2_101_000, before: Some(last) }
+    );
+    // That is small for two seconds' worth: so little is written in the time of one round that it is the last,
+    // and the store has only just been asked.
+    assert_eq!(machine.step(Event::RoundSent { dirty: 800 }, 2_110_000), [Action::MirrorOn]);
+
+    // An answer that is older than a second is asked for anew.
+    let mut slow = Machine { state: machine.state.clone(), ..machine.clone() };
+    slow.state = State::Copying { number: 4, since_us: 2_110_000, before: Some(last) };
+    assert_eq!(slow.step(Event::RoundSent { dirty: 10 }, 3_200_000), [Action::AskStore]);
+}
+
+#[test]
+fn a_store_that_never_answers_keeps_the_service_where_it_is() {
+    for state in states() {
+        let State::Inquiring { .. } = state else { continue };
+        let mut machine = at(state);
+        assert_eq!(machine.deadline_us(), Some(120_000_000));
+        let actions = machine.step(Event::Deadline, 120_000_000);
+        assert_eq!(actions, [Action::Undo { cont: false, thaw: false, mirror: false }]);
+        let State::Undoing { phase: Phase::Precopy, reason } = machine.state() else { panic!() };
+        assert!(reason.contains("store"), "{reason}");
+    }
 }
 
 /// Whatever happens in whatever order, nothing is resumed or removed without a commit, and nothing
@@ -266,6 +320,7 @@ fn a_move_without_trouble() {
             Action::Offer => Event::Accepted,
             Action::Prepare => Event::StandbyReady,
             Action::SendRound { .. } => Event::RoundSent { dirty: dirty.next().unwrap_or(3) },
+            Action::AskStore => Event::StoreReady,
             Action::MirrorOn => Event::MirrorOn,
             Action::Drain => Event::Drained,
             Action::Freeze => Event::Frozen,

@@ -208,8 +208,8 @@ impl Move {
             Action::Offer => self.offer().await,
             Action::Prepare => self.prepare().await,
             Action::SendRound { full } => self.send_round(*full).await,
+            Action::AskStore => self.ask_store().await,
             Action::MirrorOn => {
-                self.await_store().await?;
                 let begun = Instant::now();
                 if let Some(mirror) = &mut self.mirror {
                     mirror.on().map_err(failed)?;

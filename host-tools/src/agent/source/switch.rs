@@ -48,9 +48,8 @@ impl Move {
         }
     }
 
-    /// Waits until the store could take a commit. Better now, while the service runs and nothing is copied to
-    /// the standby, than when it is frozen: another manager may just be taking over, or etcd may elect.
-    pub(super) async fn await_store(&mut self) -> Result<(), Event> {
+    /// Waits until the store could take a commit, also until another manager has taken over or etcd has elected.
+    pub(super) async fn ask_store(&mut self) -> Result<Event, Event> {
         let begun = Instant::now();
         let path = format!("/v1/migrations/{}/ready", self.request.migration);
         let request = CommitRequest { epoch: self.epoch };
@@ -60,7 +59,7 @@ impl Move {
             match asked {
                 Ok(()) => {
                     self.step("ask the store", begun);
-                    return Ok(());
+                    return Ok(Event::StoreReady);
                 }
                 // What the manager refuses, it would refuse when the service is frozen.
                 Err(error)
