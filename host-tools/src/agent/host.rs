@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::epochs::Epochs;
 use super::holders::Holders;
 use super::instance::{Instance, Launch};
+use super::lease::{Lease, uptime};
 use super::moves::Moves;
 use super::recovery::{self, Settled};
 use super::securing;
@@ -52,6 +53,8 @@ pub struct Host {
     /// The moves that began here.
     pub(super) moves: Moves,
     pub(super) epochs: Epochs,
+    /// For how long services run without a word from the manager.
+    pub(super) lease: Lease,
     run_dir: PathBuf,
     instances: Mutex<HashMap<String, Slot>>,
     numbers: AtomicU64,
@@ -97,6 +100,7 @@ impl Host {
         let images = Blobs::open(&config.state_dir.join("images"))?;
         let snapshots = Blobs::open(&config.state_dir.join("snapshots"))?;
         let epochs = Epochs::open(&config.state_dir.join("epochs.json"))?;
+        let lease = Lease::open(config.lease, &config.state_dir.join("lease"), uptime());
         let run_dir = config.state_dir.join("run");
         for directory in [&run_dir, &config.ram_dir] {
             std::fs::create_dir_all(directory)
@@ -135,6 +139,7 @@ impl Host {
             metrics: Metrics::default(),
             moves: Moves::default(),
             epochs,
+            lease,
             run_dir,
             instances: Mutex::default(),
             numbers: AtomicU64::new(1),
@@ -243,6 +248,7 @@ impl Host {
             memory_mib,
             free_mib,
             accel: self.accel,
+            lease_us: self.lease.length().map(|length| length.as_micros() as u64),
             holding: self.holders.holding(),
             parked,
         }
@@ -317,6 +323,12 @@ impl Host {
     /// # Errors
     /// What is in the way.
     pub fn reserve(&self, spec: &ServiceSpec) -> Result<Reservation<'_>, ApiError> {
+        if !self.lease.holds() {
+            return Err(ApiError::conflict(format!(
+                "node {} has lost the manager and runs no services until that answers",
+                self.name()
+            )));
+        }
         let (_, free_mib) = self.memory_mib();
         let needed = u64::from(spec.memory_mib) + QEMU_OVERHEAD_MIB;
         if needed > free_mib {

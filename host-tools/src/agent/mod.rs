@@ -14,8 +14,9 @@
 //! 12. [`holders`]: the sleeping services that this host answers for.
 //! 13. [`securing`]: its certificate, and how its connections are secured.
 //! 14. [`epochs`]: what has run here, and will not again.
-//! 15. [`seeing`]: figures for those who watch.
-//! 16. [`http`]: what the manager and other agents can ask.
+//! 15. [`lease`]: for how long guests run without a word from the manager.
+//! 16. [`seeing`]: figures for those who watch.
+//! 17. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up. Holders do not: the manager has them begun again.
@@ -31,6 +32,7 @@ pub mod holders;
 pub mod host;
 pub mod http;
 pub mod instance;
+pub mod lease;
 pub mod moves;
 pub mod network;
 pub mod recovery;
@@ -78,6 +80,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Memory for guests in MiB; by default what the machine has available.
     pub memory_mib: Option<u64>,
+    /// Time without a manager after which guests are frozen; `None`: never.
+    pub lease: Option<Duration>,
     /// Token to get a certificate with, if there is none yet.
     pub join: Option<String>,
     /// Plain HTTP, which is spoken on addresses of this machine only.
@@ -96,6 +100,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<(), ApiError> {
+    if let Some(length) = config.lease
+        && length < lease::LEAST
+    {
+        let least = lease::LEAST.as_secs();
+        return Err(ApiError::invalid(format!("a lease has at least {least} s, or 0 for none")));
+    }
     let gate = securing::gate(&config).await?;
     let accel = Accel::choose(&config.qemu).await.map_err(ApiError::failed)?;
     let listener = wire::listen(&config.listen).await.map_err(ApiError::failed)?;
@@ -109,12 +119,14 @@ pub async fn serve(
     host.holders.clear(host.network())?;
     let server = gate.serve(listener, http::router(Arc::clone(&host)));
     let client = host.manager();
+    let watcher = tokio::spawn(lease::watch(Arc::clone(&host)));
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
     tracing::info!("agent {} listens on {address}, accelerator {accel}", host.name());
     ready();
     shutdown.await;
     reporter.abort();
+    watcher.abort();
     server.abort();
     host.holders.end_all().await;
     Ok(())
@@ -128,6 +140,7 @@ async fn report_forever(host: Arc<Host>, client: Client) {
     let (mut told_at, mut in_doubt) = (Instant::now(), false);
     loop {
         let report = host.report();
+        let asked = lease::uptime();
         let told: Result<ReportAnswer, ApiError> =
             client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
         match told {
@@ -137,6 +150,7 @@ async fn report_forever(host: Arc<Host>, client: Client) {
                     tracing::info!("the manager answers again");
                 }
                 reached = true;
+                host.lease.renew(asked);
                 host.set_known();
                 in_doubt |= told_at.elapsed() > SILENCE;
                 in_doubt = in_doubt && !recovery::recheck::all(&host).await;

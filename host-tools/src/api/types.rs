@@ -118,6 +118,9 @@ pub struct NodeReport {
     pub free_mib: u64,
     /// How it executes guests.
     pub accel: Accel,
+    /// Time without a manager after which it freezes what runs there, in microseconds; `None`: never.
+    #[serde(default)]
+    pub lease_us: Option<u64>,
     /// Sleeping services that it answers for.
     #[serde(default)]
     pub holding: Vec<Holding>,

@@ -158,6 +158,15 @@ pub struct AgentArgs {
     pub no_sandbox: bool,
     #[arg(
         long,
+        env = "FERRY_LEASE",
+        value_name = "TIME",
+        default_value = "60s",
+        value_parser = humantime::parse_duration,
+        help = "Time without a manager after which what runs here is frozen until one answers; 0s: never"
+    )]
+    pub lease: Duration,
+    #[arg(
+        long,
         env = "FERRY_JOIN_TOKEN",
         hide_env_values = true,
         value_name = "TOKEN",
@@ -241,6 +250,7 @@ pub async fn agent(args: AgentArgs, manager: Option<Addresses>) -> Done {
         guest_users: Some(args.guest_users).filter(|first| *first != 0),
         sandbox: !args.no_sandbox,
         memory_mib: args.memory.map(u64::from),
+        lease: Some(args.lease).filter(|length| !length.is_zero()),
         join: args.join,
         insecure_loopback: args.insecure_loopback,
     };

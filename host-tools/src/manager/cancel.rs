@@ -94,7 +94,17 @@ impl Manager {
     pub(super) fn must_be_silent(&self, node: &str) -> Result<(), ApiError> {
         self.nodes.client(node)?;
         let there = self.nodes.list().into_iter().find(|it| it.report.name == node && it.ready);
-        let Some(there) = there else { return Ok(()) };
+        let Some(there) = there else {
+            let left = self.nodes.may_run_for(node).as_secs_f64().ceil();
+            if left == 0.0 {
+                return Ok(());
+            }
+            return Err(ApiError::conflict(format!(
+                "node {node} is silent, and may run services until its lease has ended, in {left} s; nothing \
+                 was changed"
+            ))
+            .hint("try again then"));
+        };
         let seconds = there.seen_ms_ago.unwrap_or(0) as f64 / 1e3;
         Err(ApiError::conflict(format!(
             "node {node} is not gone: it has reported {seconds:.1} s ago; nothing was changed"

@@ -17,8 +17,8 @@ use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
     ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
     ConnectionLine, Image, Knock, MigrateRequest, Migration, Node, NodeReport, OwnershipAnswer,
-    OwnershipRequest, RelocateRequest, ReportAnswer, Resumed, RunRequest, Service, SuspendRequest,
-    Suspended, WakeRequest,
+    OwnershipRequest, Problem, RelocateRequest, ReportAnswer, Resumed, RunRequest, Service,
+    SuspendRequest, Suspended, WakeRequest,
 };
 use crate::repository::ImageName;
 use crate::security::{Peer, Reason};
@@ -77,6 +77,10 @@ async fn report(
     peer.speaks_for(&report.name)?;
     manager.report(report.clone()).await?;
     let revoked = manager.members.revoked().await?;
+    // The answer renews a lease.
+    if !manager.store.leads() {
+        return Err(ApiError::new(Problem::NotLeading, "this manager may not lead any more"));
+    }
     tokio::spawn(manager.tend(report));
     Ok(Json(ReportAnswer { revoked }))
 }

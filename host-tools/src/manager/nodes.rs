@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::placement::Room;
 use crate::agent::REPORT_INTERVAL;
+use crate::agent::lease::STOP_LIMIT;
 use crate::api::{ApiError, Client, Node, NodeReport};
 use crate::security::{Party, Security};
 use crate::wire::Address;
@@ -26,6 +27,8 @@ struct Known {
 #[derive(Debug)]
 pub struct Nodes {
     security: Security,
+    /// When this manager began to lead.
+    began: Instant,
     known: Mutex<BTreeMap<String, Known>>,
     /// Names of those that take no services.
     drained: Mutex<BTreeSet<String>>,
@@ -45,7 +48,12 @@ impl Nodes {
         drained: BTreeSet<String>,
         security: Security,
     ) -> Result<Self, ApiError> {
-        let nodes = Self { security, known: Mutex::default(), drained: Mutex::new(drained) };
+        let nodes = Self {
+            security,
+            began: Instant::now(),
+            known: Mutex::default(),
+            drained: Mutex::new(drained),
+        };
         for report in reports {
             let name = report.name.clone();
             nodes.report(report)?;
@@ -104,7 +112,7 @@ impl Nodes {
         .collect()
     }
 
-    /// Takes a report. Returns whether the node is new or has a new address.
+    /// Takes a report. Returns whether what is kept of the node has changed: its address, or its lease.
     ///
     /// # Errors
     /// Its address is none.
@@ -115,7 +123,9 @@ impl Nodes {
             .map_err(|error: crate::wire::AddressError| ApiError::invalid(error.to_string()))?;
         let mut known = self.lock();
         let (client, new) = match known.get(&report.name) {
-            Some(known) if *known.client.address() == address => (Arc::clone(&known.client), false),
+            Some(known) if *known.client.address() == address => {
+                (Arc::clone(&known.client), known.report.lease_us != report.lease_us)
+            }
             _ => {
                 let client = Client::new(address, format!("node {}", report.name))
                     .secured(&self.security, Party::Node(report.name.clone()));
@@ -156,6 +166,18 @@ impl Nodes {
             };
             ApiError::not_found(format!("there is no node `{name}`")).hint(hint)
         })
+    }
+
+    /// How long a node that is silent may still run services. None that it does not know of: it has no lease, and
+    /// nobody knows.
+    #[must_use]
+    pub fn may_run_for(&self, name: &str) -> Duration {
+        let known = self.lock();
+        let Some(Known { report, seen, .. }) = known.get(name) else { return Duration::ZERO };
+        let Some(lease_us) = report.lease_us else { return Duration::ZERO };
+        // Whatever led before this manager has answered nobody since.
+        let heard = seen.unwrap_or(self.began);
+        (Duration::from_micros(lease_us) + STOP_LIMIT).saturating_sub(heard.elapsed())
     }
 
     /// What a node last said.

@@ -112,6 +112,7 @@ mod tests {
             memory_mib: 1024,
             free_mib: 512,
             accel: Accel::Kvm,
+            lease_us: None,
             holding: vec![],
             parked: vec![],
         };

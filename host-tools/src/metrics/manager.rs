@@ -182,6 +182,7 @@ mod tests {
             memory_mib: 1,
             free_mib: 1,
             accel: Accel::Kvm,
+            lease_us: None,
             holding: vec![],
             parked: vec![],
         };

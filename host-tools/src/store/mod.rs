@@ -100,6 +100,11 @@ pub trait Store: Send + Sync {
     /// All documents of a kind, by id.
     fn documents(&self, kind: &str) -> Answer<'_, Vec<Vec<u8>>>;
 
+    /// Whether nobody else can have begun to write it.
+    fn leads(&self) -> bool {
+        true
+    }
+
     /// Every change from now on.
     fn watch(&self) -> broadcast::Receiver<Change>;
 }

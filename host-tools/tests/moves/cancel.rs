@@ -62,7 +62,7 @@ async fn in_the_end(world: &World, arguments: &[&str], expected: i32) -> String 
     tokio::time::timeout(LIMIT, repeated).await.unwrap_or_else(|_| panic!("{}", world.story()))
 }
 
-async fn nothing_left_on(world: &World, node: &str) {
+pub(super) async fn nothing_left_on(world: &World, node: &str) {
     world
         .until(&format!("nothing is left on {node}"), async |world: &World| {
             world.try_instance(node, "p").await == Ok(None)

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod faults;
+mod lease;
 mod relocation;
 #[expect(dead_code, reason = "the world has more to it than these tests need")]
 mod scripted;

@@ -46,11 +46,12 @@ pub enum Settled {
     Waits,
 }
 
-/// Settles an instance, however long that takes. Returns whether it runs.
+/// Settles an instance, however long that takes; without a lease nothing is set running. Returns whether it runs.
 pub async fn settle(host: &Host, instance: &Arc<Instance>) -> bool {
     let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
     let mut said = String::new();
     loop {
+        host.lease.held().await;
         let attempted = {
             let _busy = instance.busy.lock().await;
             attempt(host, instance).await

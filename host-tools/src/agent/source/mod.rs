@@ -208,7 +208,7 @@ impl Move {
             Action::Offer => self.offer().await,
             Action::Prepare => self.prepare().await,
             Action::SendRound { full } => self.send_round(*full).await,
-            Action::AskStore => self.ask_store().await,
+            Action::AskStore => self.await_store().await,
             Action::MirrorOn => {
                 let begun = Instant::now();
                 if let Some(mirror) = &mut self.mirror {

@@ -49,7 +49,7 @@ impl Move {
     }
 
     /// Waits until the store could take a commit, also until another manager has taken over or etcd has elected.
-    pub(super) async fn ask_store(&mut self) -> Result<Event, Event> {
+    pub(super) async fn await_store(&mut self) -> Result<Event, Event> {
         let begun = Instant::now();
         let path = format!("/v1/migrations/{}/ready", self.request.migration);
         let request = CommitRequest { epoch: self.epoch };

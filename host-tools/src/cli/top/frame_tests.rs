@@ -17,6 +17,7 @@ fn node(name: &str, ready: bool) -> Node {
         memory_mib: 1024,
         free_mib: 512,
         accel: Accel::Kvm,
+        lease_us: None,
         holding: vec![],
         parked: vec![],
     };

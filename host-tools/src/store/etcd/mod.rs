@@ -14,10 +14,11 @@ mod keys;
 mod term;
 mod transaction;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use etcd_client::TxnOp;
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::broadcast;
 
 pub use client::{Endpoints, EtcdConfig};
 pub use term::Term;
@@ -37,8 +38,10 @@ pub struct EtcdStore {
     keys: Keys,
     /// What says that we lead; empty until we do.
     fence: OnceLock<Fence>,
+    /// Until when nobody else can lead.
+    leads_until: Arc<Mutex<Option<Instant>>>,
     /// The last change we know of. One change at a time.
-    turn: Mutex<Turn>,
+    turn: tokio::sync::Mutex<Turn>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -60,7 +63,8 @@ impl EtcdStore {
             etcd: Etcd::open(config).await?,
             keys: Keys::new(&config.prefix),
             fence: OnceLock::new(),
-            turn: Mutex::default(),
+            leads_until: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
             changes: broadcast::channel(WATCH_LEN).0,
         }))
     }
@@ -196,6 +200,14 @@ impl Store for EtcdStore {
     fn documents(&self, kind: &str) -> Answer<'_, Vec<Vec<u8>>> {
         let prefix = self.keys.documents(kind);
         Box::pin(async move { self.etcd.all(prefix).await })
+    }
+
+    fn leads(&self) -> bool {
+        if self.fence.get().is_none() {
+            return false;
+        }
+        let until = self.leads_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     fn watch(&self) -> broadcast::Receiver<Change> {

@@ -5,6 +5,7 @@
 //! still there.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Compare, CompareOp, Error};
@@ -111,7 +112,9 @@ impl EtcdStore {
             .await?
             .id();
         write_atomically(noted, lease.to_string().as_bytes())?;
-        let renewing = tokio::spawn(renew(self.etcd.clone(), lease, granted + LEASE));
+        let ends = granted + LEASE;
+        let renewing =
+            tokio::spawn(renew(self.etcd.clone(), lease, ends, self.leads_until.clone()));
         let mut term = Term { renewing, etcd: self.etcd.clone(), lease };
         let election = self.keys.election();
         // Waits as long as another leads: it has no deadline, the lease has.
@@ -150,8 +153,9 @@ impl Etcd {
 }
 
 /// Renews a lease until it may have ended.
-async fn renew(etcd: Etcd, lease: i64, mut ends: Instant) {
+async fn renew(etcd: Etcd, lease: i64, mut ends: Instant, until: Arc<Mutex<Option<Instant>>>) {
     loop {
+        *until.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);
         let asked = Instant::now();
         let renewed = etcd
             // Opening the stream renews it once.

@@ -21,6 +21,8 @@ use super::switch::{Journal, PaperSwitch};
 pub const AGENT: &str = "FERRY_SCRIPTED_AGENT";
 /// File in a node's directory with its agent's token, in worlds with certificates.
 const TOKEN: &str = "token";
+/// File in a node's directory with its lease in seconds, where it has one.
+pub const LEASE: &str = "lease-seconds";
 /// Memory of a node, in MiB.
 const MEMORY_MIB: u64 = 1000;
 
@@ -41,6 +43,9 @@ pub fn run_agent(dir: &str) {
         sandbox: true,
         qemu: dir.join("qemu").to_str().unwrap().into(),
         memory_mib: Some(MEMORY_MIB),
+        lease: std::fs::read_to_string(dir.join(LEASE))
+            .ok()
+            .map(|seconds| Duration::from_secs(seconds.parse().unwrap())),
         insecure_loopback: !dir.join(TOKEN).exists(),
         join: std::fs::read_to_string(dir.join(TOKEN)).ok(),
     };
