@@ -11,6 +11,7 @@ mod bad_input;
 mod checkpoint;
 mod drain;
 mod gap;
+mod lease;
 mod load;
 mod managers;
 mod moves;
@@ -21,6 +22,7 @@ mod wire;
 use std::io::Write;
 
 use ferry_tests::harness::World;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Address of the service under test.
 const IP: &str = "10.77.0.50";
@@ -28,6 +30,15 @@ const IP: &str = "10.77.0.50";
 /// A lab for one test.
 fn world(name: &str) -> World {
     World::start(env!("CARGO_TARGET_TMPDIR"), name, 2)
+}
+
+/// Sends a signal to the daemon of a node.
+fn signal(world: &World, node: &str, signal: Signal) {
+    let status = world.status();
+    let daemons = status["daemons"].as_array().unwrap();
+    let daemon = daemons.iter().find(|daemon| daemon["node"] == node).unwrap();
+    let pid = i32::try_from(daemon["pid"].as_i64().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 /// How often a service moves.

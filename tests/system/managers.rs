@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use ferry_tests::harness::{World, output_within};
+use rustix::process::Signal;
 
 use crate::load::Load;
-use crate::report;
+use crate::{report, signal};
 
 /// Longest time until something is as it has to be.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -18,17 +19,8 @@ fn world(name: &str) -> World {
     World::with_managers(env!("CARGO_TARGET_TMPDIR"), name, 3, 3)
 }
 
-/// Process id of a node's daemon.
-fn daemon(world: &World, node: &str) -> i32 {
-    let status = world.status();
-    let daemons = status["daemons"].as_array().unwrap();
-    let daemon = daemons.iter().find(|daemon| daemon["node"] == node).unwrap();
-    i32::try_from(daemon["pid"].as_i64().unwrap()).unwrap()
-}
-
 fn kill(world: &World, node: &str) {
-    let pid = rustix::process::Pid::from_raw(daemon(world, node)).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(world, node, Signal::KILL);
 }
 
 /// The member of etcd that leads, as it says itself.

@@ -134,7 +134,9 @@ pub async fn watch(host: Arc<Host>) {
 
 async fn stop(host: &Arc<Host>, instance: Arc<Instance>) {
     let name = &instance.spec.name;
-    if instance.state() != InstanceState::Running {
+    // One that an earlier agent has left has not been asked yet where it stands.
+    let may_run = || matches!(instance.state(), InstanceState::Running | InstanceState::Booting);
+    if !may_run() {
         return;
     }
     // A move cannot commit without the manager.
@@ -142,7 +144,10 @@ async fn stop(host: &Arc<Host>, instance: Arc<Instance>) {
         moves.cancel();
     }
     let Ok(_busy) = tokio::time::timeout(BUSY_LIMIT, instance.busy.lock()).await else { return };
-    if instance.state() != InstanceState::Running || host.lease.holds() {
+    if instance.state() == InstanceState::Booting {
+        recovery::probe(&instance).await;
+    }
+    if !may_run() || host.lease.holds() {
         return;
     }
     match freeze(&instance).await {

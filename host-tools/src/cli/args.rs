@@ -100,8 +100,9 @@ pub enum Command {
         name: String,
         /// Its node is silent and never comes back: forget what runs there
         ///
-        /// The node's agent, if it returns all the same, ends it. Until then it may still answer clients: make
-        /// sure that the machine is off before you start the service elsewhere.
+        /// Refused until its lease has ended: since then nothing runs there, unless its agent was killed. If in
+        /// doubt, make sure that the machine is off before you start the service elsewhere. The node's agent, if
+        /// it returns all the same, ends it.
         #[arg(long, value_name = "NODE")]
         host_is_gone: Option<String>,
     },

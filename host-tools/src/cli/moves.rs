@@ -99,7 +99,8 @@ pub enum MigrationCommand {
         /// After the commit, the source's copy goes on in place of a destination that is gone; clients may see
         /// an older state of their connections if the destination has spoken to them. A service on a source
         /// that is gone is lost until that returns. The node's agent, if it returns all the same, ends what
-        /// no longer belongs to it. Until then it may still answer clients: make sure that the machine is off.
+        /// no longer belongs to it. Refused until the node's lease has ended: since then nothing runs there, unless
+        /// its agent was killed. If in doubt, make sure that the machine is off.
         #[arg(long, value_name = "NODE")]
         host_is_gone: Option<String>,
     },

@@ -15,8 +15,9 @@
 //!
 //! A host that was given up and comes back all the same asks whose its instances are, as every agent does
 //! after a silence, and ends those that now belong to a higher epoch
-//! ([`recheck`](crate::agent::recovery::recheck)). Until then it may answer clients: that nobody can know
-//! from here, so the user has to say it.
+//! ([`recheck`](crate::agent::recovery::recheck)). Until then nothing runs on it, because its
+//! [`lease`](crate::agent::lease) has ended before it could be given up; only where its agent is dead does nobody
+//! watch that, so the user has to say that the host is gone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -263,7 +263,7 @@ fn pages_written_while_the_store_elects_are_copied_before_the_switch() {
 
     // An answer that is older than a second is asked for anew.
     let mut slow = Machine { state: machine.state.clone(), ..machine.clone() };
-    slow.state = State::Copying { number: 4, since_us: 2_110_000, before: Some(last) };
+    slow.state = State::Copying { number: 4, since_us: 3_190_000, before: Some(last) };
     assert_eq!(slow.step(Event::RoundSent { dirty: 10 }, 3_200_000), [Action::AskStore]);
 }
 

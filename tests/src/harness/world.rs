@@ -40,6 +40,17 @@ impl World {
         Self::up(scratch, name, &["--hosts", &hosts, "--managers", &managers])
     }
 
+    /// The same with these environment variables for its manager and its agents.
+    #[must_use]
+    pub fn with_environment(
+        scratch: &str,
+        name: &str,
+        hosts: u8,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::made(scratch, name, &["--hosts", &hosts.to_string()], environment)
+    }
+
     /// The node whose manager leads; waits for an election.
     ///
     /// # Panics
@@ -72,6 +83,10 @@ impl World {
     }
 
     fn up(scratch: &str, name: &str, arguments: &[&str]) -> Self {
+        Self::made(scratch, name, arguments, &[])
+    }
+
+    fn made(scratch: &str, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         need(&["qemu-system-x86_64", "tcpdump", "nstat", "ss", "ip", "timeout"]);
         // The lab's sockets must fit into 107 bytes with what the agents append.
         let dir = Path::new(scratch).join(format!("lab-{name}"));
@@ -86,7 +101,8 @@ impl World {
         let world = Self { dir, host_tools, images, files, services: Mutex::default() };
         // What an earlier run that was killed has left.
         let _ = output_within(&world.command(&["lab", "down"]), LAB_LIMIT);
-        let up = world.command(&[&["lab", "up"], arguments].concat());
+        let mut up = world.command(&[&["lab", "up"], arguments].concat());
+        up.envs(environment.iter().copied());
         let out = output_within(&up, LAB_LIMIT);
         assert!(
             out.status.success(),

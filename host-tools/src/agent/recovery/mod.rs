@@ -144,7 +144,7 @@ fn runs(instance: &Instance, epoch: u64) {
 }
 
 /// Asks QEMU and the guest.
-async fn probe(instance: &Instance) -> Guest {
+pub(super) async fn probe(instance: &Instance) -> Guest {
     match instance.vm.runs().await {
         // Only a frozen guest is ever stopped.
         Ok(false) => {
