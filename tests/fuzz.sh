@@ -17,12 +17,12 @@ export PATH
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$root/target/ferry/fuzz
 machine=x86_64-unknown-linux-gnu
-programs=$work/$machine/release
+program=$work/$machine/release/ferry-fuzz
 
 targets() {
-  for file in "$root"/tests/fuzz/targets/*.rs; do
+  for file in "$root"/tests/fuzz/src/targets/*.rs; do
     basename "$file" .rs
-  done
+  done | grep -v '^mod$'
 }
 
 # What libFuzzer needs to see which code an input reaches; proc-macros and build scripts go without.
@@ -31,7 +31,7 @@ build() {
   for option in level=4 inline-8bit-counters pc-table trace-compares; do
     flags="$flags -Cllvm-args=-sanitizer-coverage-$option"
   done
-  echo "fuzz: building the targets"
+  echo "fuzz: building"
   (cd "$root/tests/fuzz" &&
     RUSTFLAGS=$flags cargo build --quiet --locked --release --target "$machine" --target-dir "$work")
 }
@@ -54,7 +54,7 @@ fuzz() {
     -max_len="$(longest "$target")" -artifact_prefix="$work/found/$target-" -print_final_stats=1
   [ ! -d "$regressions" ] || set -- "$regressions" "$@"
   # The first folder takes what is found on the way.
-  if "$programs/$target" "$work/corpus/$target" "$@" >"$log" 2>&1; then
+  if FERRY_FUZZ_TARGET=$target "$program" "$work/corpus/$target" "$@" >"$log" 2>&1; then
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     reached=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
     echo "fuzz: $target: $runs inputs, $reached places in the code reached"
@@ -93,7 +93,7 @@ case $seconds in
     exit 2 ;;
 esac
 for target; do
-  if [ ! -e "$root/tests/fuzz/targets/$target.rs" ]; then
+  if ! targets | grep -qx "$target"; then
     echo "fuzz: there is no target \`$target'; there are: $(targets | tr '\n' ' ')" >&2
     exit 2
   fi
@@ -101,11 +101,11 @@ done
 
 build
 if [ -n "$only" ]; then
-  exec "$programs/${1:?fuzz: --only FILE TARGET}" "$only"
+  FERRY_FUZZ_TARGET=${1:?fuzz: --only FILE TARGET} exec "$program" "$only"
 fi
 rm -rf "$work/seeds" "$work/failed"
 mkdir -p "$work/failed"
-if ! FERRY_FUZZ_SEEDS=$work/seeds "$programs/seeds" 2>"$work/seeds.log"; then
+if ! FERRY_FUZZ_TARGET=seeds FERRY_FUZZ_SEEDS=$work/seeds "$program" 2>"$work/seeds.log"; then
   echo "fuzz: the inputs to begin with could not be made:" >&2
   cat "$work/seeds.log" >&2
   exit 1

@@ -1,5 +1,4 @@
 //! What manager and agents keep for their own next start: a file may be of another version, or damaged.
-#![no_main]
 
 use ferry_fuzz::read;
 use host_tools::agent::descriptor::Descriptor;
@@ -8,9 +7,8 @@ use host_tools::manager::moves::KeptMove;
 use host_tools::manager::moves::Moves;
 use host_tools::manager::state::KeptDrain;
 use host_tools::store::Record;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&kind, json)) = input.split_first() else { return };
     match kind % 5 {
         0 => drop(read::<Record>(json)),
@@ -30,4 +28,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-});
+}

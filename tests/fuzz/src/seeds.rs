@@ -1,7 +1,4 @@
-//! Writes inputs to begin with, made by the encoders themselves, to `$FERRY_FUZZ_SEEDS/TARGET/`.
-//!
-//! It has the form of a target because all crates are instrumented: nothing else links without the fuzzer.
-#![no_main]
+//! Inputs to begin with, made by the encoders themselves, in a folder for each target.
 
 use std::fs;
 use std::path::Path;
@@ -25,14 +22,8 @@ impl Corpus<'_> {
     }
 }
 
-libfuzzer_sys::fuzz_target!(
-    init: write(),
-    |_input| ()
-);
-
-fn write() {
-    let dir = std::env::var("FERRY_FUZZ_SEEDS").expect("FERRY_FUZZ_SEEDS names a directory");
-    let corpus = Corpus(Path::new(&dir));
+pub fn write(dir: &Path) {
+    let corpus = Corpus(dir);
     control(&corpus);
     link(&corpus);
     files(&corpus);
@@ -40,7 +31,6 @@ fn write() {
     segments(&corpus);
     bodies(&corpus);
     asleep(&corpus);
-    std::process::exit(0);
 }
 
 fn control(corpus: &Corpus<'_>) {

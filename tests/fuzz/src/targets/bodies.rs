@@ -1,5 +1,4 @@
 //! Bodies that an agent is sent, tokens that people type, and sealed files. (A manager's: see `requests`.)
-#![no_main]
 
 use std::str::FromStr;
 
@@ -10,9 +9,8 @@ use host_tools::api::{
 };
 use host_tools::security::seal::{SealKey, cluster_of};
 use host_tools::security::token::Token;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&kind, rest)) = input.split_first() else { return };
     match kind % 10 {
         0 => drop(read::<StartRequest>(rest)),
@@ -45,4 +43,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-});
+}

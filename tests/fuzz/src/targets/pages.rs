@@ -1,15 +1,13 @@
 //! Runs of pages that a source sends.
-#![no_main]
 
 use ferry_fuzz::{PAGES, ram};
 use ferry_protocol::layout::PAGE_SIZE;
 use host_tools::transfer::{PageDigest, pages};
-use libfuzzer_sys::fuzz_target;
 
 /// Most run headers in an input: beyond it there is nothing new to find.
 const RUNS: usize = 64;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     // An input is a list of run headers, 8 bytes each. Whole pages would only make inputs long: content is
     // made from the header, cut short where its last bit says so.
     let mut payload = Vec::new();
@@ -25,4 +23,4 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(written) = pages::apply(&payload, &ram, &mut digest) {
         assert!(digest.count() <= written.min(PAGES), "more pages in the digest than were written");
     }
-});
+}

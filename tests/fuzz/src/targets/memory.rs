@@ -1,15 +1,13 @@
 //! What a guest shows in its memory: the range it names, bitmaps of pages, its list of connections.
-#![no_main]
 
 use ferry_fuzz::{PAGES, ram};
 use ferry_protocol::control::{Connection, Range};
 use ferry_protocol::layout::PAGE_SIZE;
-use libfuzzer_sys::fuzz_target;
 
 /// Most bytes the agent reads at once.
 const LIMIT: u64 = 1 << 20;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((head, content)) = input.split_first_chunk::<16>() else { return };
     let [addr, len] = [0, 8].map(|at| {
         let bytes = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| head[at + i]);
@@ -37,4 +35,4 @@ fuzz_target!(|input: &[u8]| {
         assert!(after.len() < rest.len(), "an entry of no bytes would never end");
         rest = after;
     }
-});
+}

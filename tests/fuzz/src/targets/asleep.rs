@@ -1,17 +1,15 @@
 //! What anybody on the network may send to a service that sleeps.
-#![no_main]
 
 use std::time::Duration;
 
 use ferry_fuzz::mend_frame;
 use host_tools::holder::{HeldConnection, HeldTable, Holder, OnSyn};
 use host_tools::hostnet::MacAddr;
-use libfuzzer_sys::fuzz_target;
 
 /// Longest frame of the network.
 const FRAME: usize = 1514;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&mode, rest)) = input.split_first() else { return };
     let connection = HeldConnection {
         remote: [10, 77, 0, 100].into(),
@@ -43,4 +41,4 @@ fuzz_target!(|input: &[u8]| {
         rest = after;
     }
     assert!(holder.counts().closed <= 1, "more connections closed than there are");
-});
+}

@@ -1,10 +1,8 @@
 //! The link between the agents of a move.
-#![no_main]
 
 use host_tools::transfer::frame::{self, Kind};
 use host_tools::transfer::link::Received;
 use host_tools::transfer::{FromDestination, FromSource, Link};
-use libfuzzer_sys::fuzz_target;
 use serde::{Serialize, de::DeserializeOwned};
 
 async fn listen<R: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) {
@@ -18,7 +16,7 @@ async fn listen<R: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&side, rest)) = input.split_first() else { return };
     let mut framed = Vec::new();
     let bytes = if side & 1 == 0 {
@@ -37,4 +35,4 @@ fuzz_target!(|input: &[u8]| {
             listen::<FromDestination>(bytes).await
         }
     });
-});
+}

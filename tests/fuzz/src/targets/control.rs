@@ -1,9 +1,7 @@
 //! The control port: what a guest says to its agent, and what an agent says to its guest.
-#![no_main]
 
 use ferry_protocol::control::{FromGuest, Request};
 use ferry_protocol::frame::{Decoder, MAX_FRAME, encode};
-use libfuzzer_sys::fuzz_target;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Every message that is understood is one that would have been written, and is understood again.
@@ -19,7 +17,7 @@ fn decode<T: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&side, rest)) = input.split_first() else { return };
     // Odd: the input is a payload, and gets the frame it needs.
     let framed;
@@ -34,4 +32,4 @@ fuzz_target!(|input: &[u8]| {
         &framed
     };
     if side & 2 == 0 { decode::<FromGuest>(bytes) } else { decode::<Request>(bytes) }
-});
+}
