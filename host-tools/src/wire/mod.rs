@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
@@ -213,16 +213,24 @@ pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
     listener.map_err(|source| ListenError { address: address.clone(), source })
 }
 
-async fn listen_unix(path: &std::path::Path) -> io::Result<UnixListener> {
+async fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     if path.exists() {
         if UnixStream::connect(path).await.is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
         }
-        std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    // Whoever sees it can connect, if he may.
+    let mut next = path.as_os_str().to_owned();
+    next.push("~");
+    let next = Path::new(&next);
+    match std::fs::remove_file(next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(next)?;
+    std::fs::set_permissions(next, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(next, path)?;
     Ok(listener)
 }
 
@@ -284,6 +292,29 @@ impl AsyncRead for Stream {
     }
 }
 
+/// What comes of writing. A peer that has ended the connection may have said why (RFC 8446 §6.2), and its end can
+/// be read in any case.
+fn or_last_words<T>(
+    stream: &mut TlsStream<Stream>,
+    cx: &mut Context<'_>,
+    written: Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let error = match written {
+        Poll::Ready(Err(error)) if [BrokenPipe, ConnectionReset].contains(&error.kind()) => error,
+        other => return other,
+    };
+    let mut bytes = [0; 1024];
+    let mut read = ReadBuf::new(&mut bytes);
+    loop {
+        match std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
+            Err(alert) => return Poll::Ready(Err(alert)),
+            Ok(()) if read.filled().is_empty() => return Poll::Ready(Err(error)),
+            Ok(()) => read.clear(),
+        }
+    }
+}
+
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -293,7 +324,10 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Secure(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secure(stream) => {
+                let written = Pin::new(&mut *stream).poll_write(cx, buf);
+                or_last_words(stream, cx, written)
+            }
         }
     }
 
@@ -301,7 +335,10 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(stream) => {
+                let flushed = Pin::new(&mut *stream).poll_flush(cx);
+                or_last_words(stream, cx, flushed)
+            }
         }
     }
 
