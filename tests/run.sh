@@ -80,7 +80,8 @@ step() {
       (cd runtime/machine && cargo fmt --check)
       (cd tests/fuzz && cargo fmt --check) ;;
     lint-host) clippy --all-targets ;;
-    unit) host_test ;;
+    # Without the examples of documentation, of which there are none. Most of these tests wait for processes.
+    unit) RUST_TEST_THREADS=6 host_test --all-targets ;;
     docs)
       export RUSTDOCFLAGS='-D warnings'
       cargo doc --locked --no-deps

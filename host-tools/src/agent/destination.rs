@@ -10,9 +10,10 @@ use super::control::Outstanding;
 use super::host::{Host, tunnel_address};
 use super::instance::Instance;
 use super::network::{Copying, End};
-use super::recovery;
+use super::{recovery, securing};
 use crate::api::{ApiError, InstanceState, Resumed, ServiceSpec};
 use crate::migration::Phase;
+use crate::security::Peer;
 use crate::transfer::link::Received;
 use crate::transfer::{FromDestination, FromSource, Link, LinkError, PageDigest, pages};
 
@@ -46,10 +47,10 @@ impl From<ApiError> for GiveUp {
 
 /// Serves one move to its end. A standby that was not given the service is removed, whatever happens; one
 /// that may have been given it is kept until the manager has said so.
-pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S) {
+pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S, peer: Peer) {
     let mut link = Link::new(stream);
     let mut standby = None;
-    let give_up = match receive(&host, &mut link, &mut standby).await {
+    let give_up = match receive(&host, &peer, &mut link, &mut standby).await {
         Ok(()) => return,
         Err(give_up) => give_up,
     };
@@ -96,6 +97,7 @@ struct Standby {
 
 async fn receive<S: AsyncRead + AsyncWrite>(
     host: &Host,
+    peer: &Peer,
     link: &mut Link<S>,
     standby: &mut Option<Standby>,
 ) -> Result<(), GiveUp> {
@@ -121,15 +123,16 @@ async fn receive<S: AsyncRead + AsyncWrite>(
         digest: PageDigest::default(),
         check: None,
     });
-    let peer = tunnel_address(&source)?;
+    let from = tunnel_address(&source)?;
     state.mirror =
-        Some(state.instance.with_port(|port| port.mirror(End::Destination, peer, tunnel))?);
+        Some(state.instance.with_port(|port| port.mirror(End::Destination, from, tunnel))?);
     link.send(&FromDestination::Standby { boot_us: micros(begun) }).await?;
-    serve_standby(host, link, state, &spec).await
+    serve_standby(host, peer, link, state, &spec).await
 }
 
 async fn serve_standby<S: AsyncRead + AsyncWrite>(
     host: &Host,
+    peer: &Peer,
     link: &mut Link<S>,
     standby: &mut Standby,
     spec: &ServiceSpec,
@@ -173,7 +176,12 @@ async fn serve_standby<S: AsyncRead + AsyncWrite>(
                 // While the source asks for the commit.
                 standby.instance.note_verified();
             }
-            FromSource::Resume { epoch } => {
+            FromSource::Resume { epoch, grant } => {
+                if let Err(error) = securing::check_grant(host, &spec.id, epoch, &grant) {
+                    let what = format!("resume `{}`", spec.name);
+                    securing::refused(host, peer, what, &error.message);
+                    return Err(error.into());
+                }
                 let (name, running) = (&spec.name, standby.instance.epoch());
                 host.epochs.admit(name, &spec.id, running, epoch).map_err(ApiError::from)?;
                 resume(link, standby, epoch).await?;

@@ -318,17 +318,23 @@ impl Host {
         self.slots().remove(name);
     }
 
+    /// Refuses what may not begin without the manager's word.
+    pub(super) fn must_be_leased(&self) -> Result<(), ApiError> {
+        if self.lease.holds() {
+            return Ok(());
+        }
+        Err(ApiError::conflict(format!(
+            "node {} has lost the manager, and runs no services and answers for none until that answers",
+            self.name()
+        )))
+    }
+
     /// Takes a service's name on this host, if it is free and there is memory.
     ///
     /// # Errors
     /// What is in the way.
     pub fn reserve(&self, spec: &ServiceSpec) -> Result<Reservation<'_>, ApiError> {
-        if !self.lease.holds() {
-            return Err(ApiError::conflict(format!(
-                "node {} has lost the manager and runs no services until that answers",
-                self.name()
-            )));
-        }
+        self.must_be_leased()?;
         let (_, free_mib) = self.memory_mib();
         let needed = u64::from(spec.memory_mib) + QEMU_OVERHEAD_MIB;
         if needed > free_mib {

@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use ferry_protocol::control::{Connection, Order};
 use http_body_util::channel::Channel;
@@ -27,7 +27,7 @@ use crate::api::{
     Resumed, StartRequest,
 };
 use crate::manager::members_http::AuditQuery;
-use crate::security::Entry;
+use crate::security::{Entry, Peer};
 use crate::snapshot::MAX_META;
 use crate::trace;
 
@@ -355,6 +355,7 @@ async fn hold(State(host): Shared, Json(request): Json<HoldRequest>) -> Result<J
     {
         return Err(ApiError::conflict(format!("`{}` runs here: it answers itself", spec.name)));
     }
+    host.must_be_leased()?;
     // Not to be broken off, here and below: a port that nobody knows of would be left.
     let held = async move {
         let (knocks, knocked) = mpsc::channel(1);
@@ -405,7 +406,11 @@ pub(crate) fn parse(digest: &str) -> Result<Digest32> {
         .map_err(|error: crate::api::spec::DigestError| ApiError::invalid(error.to_string()))
 }
 
-async fn transfer(State(host): Shared, mut request: Request) -> Response {
+async fn transfer(
+    State(host): Shared,
+    Extension(peer): Extension<Peer>,
+    mut request: Request,
+) -> Response {
     let asked = request.headers().get(header::UPGRADE);
     if asked.is_none_or(|protocol| protocol != TRANSFER_PROTOCOL) {
         return ApiError::invalid(format!("{TRANSFER_PROTOCOL} is spoken here")).into_response();
@@ -413,7 +418,7 @@ async fn transfer(State(host): Shared, mut request: Request) -> Response {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(trace::carry(async move {
         match upgrade.await {
-            Ok(stream) => destination::serve(host, TokioIo::new(stream)).await,
+            Ok(stream) => destination::serve(host, TokioIo::new(stream), peer).await,
             Err(error) => tracing::warn!("a move's connection broke off at once: {error}"),
         }
     }));

@@ -2,8 +2,8 @@
 //!
 //! Every report that a leading manager answers renews the lease, from the instant at which the report was begun. When
 //! it has ended, services may belong to somebody else: they are drained, frozen and stopped, and their ports
-//! closed, until a manager answers and says of each whose it is
-//! ([`recovery::settle`](super::recovery::settle)). A manager that gives up a host waits as long.
+//! closed; nobody answers for those that sleep. So it stays until a manager answers and says of each whose it is
+//! ([`recovery::settle`]). A manager that gives up a host waits as long.
 //!
 //! The time of the last renewal lies in a file, so that an agent that was killed gives its guests no longer
 //! lease by being started again. While no agent runs, nobody watches the lease.
@@ -29,6 +29,8 @@ pub const LEAST: Duration = Duration::from_secs(3);
 pub const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for whoever moves, checkpoints or ends an instance.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// Longest sleep while the lease holds.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause between two looks at what runs while the lease has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -75,7 +77,9 @@ impl Lease {
     /// Time left at `now`; zero once it has ended.
     #[must_use]
     pub fn left(&self, now: Duration) -> Duration {
-        let ends = self.length.map_or(Duration::MAX, |length| *self.renewed.borrow() + length);
+        let ends = self
+            .length
+            .map_or(Duration::MAX, |length| self.renewed.borrow().saturating_add(length));
         ends.saturating_sub(now)
     }
 
@@ -103,8 +107,8 @@ impl Lease {
             if left == Duration::ZERO {
                 return;
             }
-            // Longer than this nobody can sleep.
-            tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
+            // Timers stand still while a machine sleeps, and a lease does not.
+            tokio::time::sleep(left.min(WAKE_INTERVAL)).await;
         }
     }
 
@@ -122,6 +126,7 @@ impl Lease {
 pub async fn watch(host: Arc<Host>) {
     loop {
         host.lease.ended().await;
+        host.holders.end_all().await;
         let mut stopping = JoinSet::new();
         for instance in host.instances() {
             let host = Arc::clone(&host);

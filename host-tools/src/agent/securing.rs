@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+
 use super::Config;
 use super::host::Host;
 use crate::api::{ApiError, ImageRef};
@@ -14,8 +16,11 @@ use crate::security::credentials::CredentialsError;
 use crate::security::enrol::enrol;
 use crate::security::seal::SealKey;
 use crate::security::secret;
+use crate::security::signature::Grant;
 use crate::security::token::Token;
-use crate::security::{Audit, Credentials, Gate, Role, Security, Tls, signature};
+use crate::security::{
+    Audit, Credentials, Entry, Gate, Peer, Role, Security, Tls, audit, signature,
+};
 use crate::snapshot::file::write_atomically;
 
 /// Where an agent's credentials lie.
@@ -129,6 +134,30 @@ pub async fn check_signature(host: &Host, image: &ImageRef) -> Result<(), ApiErr
     std::fs::create_dir_all(&directory)
         .and_then(|()| write_atomically(&path, signature.as_bytes()))
         .map_err(|error| ApiError::failed(format!("{}: {error}", path.display())))
+}
+
+/// Makes sure that the manager has given a service to this node under an epoch, whoever says so.
+///
+/// # Errors
+/// It has not signed that.
+pub fn check_grant(
+    host: &Host,
+    service: &str,
+    epoch: u64,
+    signature: &str,
+) -> Result<(), ApiError> {
+    let Security::Tls(tls) = host.gate.security() else { return Ok(()) };
+    let Credentials { identity, image_key, .. } = &tls.credentials;
+    let grant = Grant { service, node: host.name(), epoch };
+    grant
+        .verify(image_key, &identity.cluster, signature)
+        .map_err(|error| ApiError::denied(format!("{error}; nothing was set running")))
+}
+
+/// Notes what a peer wanted on a connection of its own protocol and was not allowed.
+pub fn refused(host: &Host, peer: &Peer, what: String, reason: &str) {
+    let entry = Entry::new(OffsetDateTime::now_utc(), &peer.who, &peer.from, what);
+    host.gate.audit.write(&entry.ended(audit::Result::Refused, reason));
 }
 
 /// The key for snapshots; `None` where nothing is sealed.

@@ -52,6 +52,13 @@ pub enum RelocateEvent {
         /// From the order to freeze to the answer that the service runs again, in microseconds.
         freeze_to_resume_us: u64,
     },
+    /// Another node answers for a service that sleeps.
+    Held {
+        /// Name of the service.
+        service: String,
+        /// Which.
+        to: String,
+    },
     /// A service could not be moved.
     Stayed {
         /// Name of the service.
@@ -61,7 +68,7 @@ pub enum RelocateEvent {
     },
     /// Nothing more happens.
     Ended {
-        /// Services moved.
+        /// Services moved, those that sleep included.
         moved: u32,
         /// Services that could not be.
         stayed: u32,

@@ -266,6 +266,9 @@ pub enum CommitAnswer {
     Committed {
         /// The new ownership number.
         epoch: u64,
+        /// The manager's signature that the new owner is that, in base64.
+        #[serde(default)]
+        grant: String,
     },
     /// It has not, and will not for this move.
     Refused {

@@ -90,7 +90,9 @@ async fn relocate(manager: &Client, path: &str, how: RelocateArgs, json: bool) -
         }
         match &event {
             RelocateEvent::Begun { services } => all = services.len(),
-            RelocateEvent::Moved { .. } | RelocateEvent::Stayed { .. } => done += 1,
+            RelocateEvent::Moved { .. }
+            | RelocateEvent::Held { .. }
+            | RelocateEvent::Stayed { .. } => done += 1,
             _ => {}
         }
         let text = line(&event, how.dry_run);
@@ -123,6 +125,9 @@ fn line(event: &RelocateEvent, dry_run: bool) -> String {
         RelocateEvent::Planned { service, from, to } => format!("{service}: {from} → {to}\n"),
         RelocateEvent::Moved { service, to, freeze_to_resume_us } => {
             format!("{service} runs on node {to}; freeze → resume {}\n", time(*freeze_to_resume_us))
+        }
+        RelocateEvent::Held { service, to } => {
+            format!("{service} sleeps on, node {to} answers for it\n")
         }
         RelocateEvent::Stayed { service, reason } => format!("{service} was not moved: {reason}\n"),
         RelocateEvent::Ended { moved: 0, stayed: 0 } => "there is nothing to move\n".into(),

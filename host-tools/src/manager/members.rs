@@ -13,6 +13,7 @@ use crate::api::{ApiError, Digest32, ImageRef};
 use crate::security::authority::Issued;
 use crate::security::enrol::{EnrolRequest, Enrolled};
 use crate::security::seal::SealKey;
+use crate::security::signature::Grant;
 use crate::security::token::{KeptToken, Token, TokenError};
 use crate::security::{Authority, Identity, Role, signature};
 use crate::snapshot::file::write_atomically;
@@ -236,6 +237,12 @@ impl Members {
         let all = self.certificates().await?;
         let revoked = all.into_iter().filter(|certificate| certificate.revoked_us.is_some());
         Ok(revoked.map(|certificate| certificate.serial).collect())
+    }
+
+    /// Signs that a service was given to a node.
+    #[must_use]
+    pub fn grant(&self, grant: &Grant<'_>) -> String {
+        grant.sign(self.authority.image_key(), self.authority.cluster())
     }
 
     /// Signs an image that was pushed, and keeps the signature.

@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::migration::precopy::Limits;
 use crate::migration::{Outcome, Phase};
+use crate::security::signature::Grant;
 use crate::store::{Ownership, Record, Renewal, StoreError};
 use crate::trace;
 
@@ -160,7 +161,15 @@ impl Manager {
             return Ok(CommitAnswer::Refused { reason });
         }
         let owner = Ownership::Node { name: migration.destination };
-        answer(self.store.advance(&migration.service, epoch, Some(id), owner).await)
+        let advanced = self.store.advance(&migration.service, epoch, Some(id), owner).await;
+        answer(advanced, |record| self.granted(record))
+    }
+
+    /// The signature that a service is its owner's.
+    fn granted(&self, record: &Record) -> String {
+        let Ownership::Node { name: node } = &record.owner else { return String::new() };
+        let service = &record.spec.id;
+        self.members.grant(&Grant { service, node, epoch: record.epoch })
     }
 
     /// Says how a commit went. If it did not happen, it will not happen any more.
@@ -170,16 +179,15 @@ impl Manager {
     pub async fn settle(&self, id: &str, request: CommitRequest) -> Result<CommitAnswer, ApiError> {
         let (migration, _) = self.moves.get(id)?;
         let end = Renewal::EndMove { migration: id.to_owned() };
-        match self.store.renew(&migration.service, request.epoch, end).await {
-            Ok(_) => {
-                let reason = "the commit was not made".into();
-                Ok(CommitAnswer::Refused { reason })
+        let ended = self.store.renew(&migration.service, request.epoch, end).await;
+        match settled(ended, request.epoch)? {
+            CommitAnswer::Committed { epoch, .. } => {
+                let record = self.record(&migration.service).await?;
+                let (service, node) = (&record.spec.id, &migration.destination);
+                let grant = self.members.grant(&Grant { service, node, epoch });
+                Ok(CommitAnswer::Committed { epoch, grant })
             }
-            Err(StoreError::Epoch { found, .. }) if found == request.epoch + 1 => {
-                Ok(CommitAnswer::Committed { epoch: found })
-            }
-            Err(error @ StoreError::Failed { .. }) => Err(error.into()),
-            Err(error) => Ok(CommitAnswer::Refused { reason: error.to_string() }),
+            refused => Ok(refused),
         }
     }
 
@@ -194,7 +202,8 @@ impl Manager {
     ) -> Result<CommitAnswer, ApiError> {
         let (migration, _) = self.moves.get(id)?;
         let owner = Ownership::Node { name: migration.source };
-        answer(self.store.advance(&migration.service, request.epoch, Some(id), owner).await)
+        let advanced = self.store.advance(&migration.service, request.epoch, Some(id), owner).await;
+        answer(advanced, |record| self.granted(record))
     }
 
     /// Says whose a service is, after making sure that the move named does not commit any more unless
@@ -254,11 +263,63 @@ fn kept(reason: &str) -> MoveEvent {
     MoveEvent::Ended { result, summary: Box::default() }
 }
 
-fn answer(result: Result<Record, StoreError>) -> Result<CommitAnswer, ApiError> {
+fn answer(
+    result: Result<Record, StoreError>,
+    granted: impl FnOnce(&Record) -> String,
+) -> Result<CommitAnswer, ApiError> {
     match result {
-        Ok(record) => Ok(CommitAnswer::Committed { epoch: record.epoch }),
+        Ok(record) => Ok(CommitAnswer::Committed { epoch: record.epoch, grant: granted(&record) }),
         // It may or may not be on the disk: the asker has to settle it.
-        Err(error @ StoreError::Failed { .. }) => Err(error.into()),
+        Err(error) if error.leaves_open() => Err(error.into()),
         Err(error) => Ok(CommitAnswer::Refused { reason: error.to_string() }),
+    }
+}
+
+/// What it means for a move that began at `epoch` that it was to be ended without a commit.
+fn settled(result: Result<Record, StoreError>, epoch: u64) -> Result<CommitAnswer, ApiError> {
+    match result {
+        Ok(_) => Ok(CommitAnswer::Refused { reason: "the commit was not made".into() }),
+        Err(StoreError::Epoch { found, .. }) if found == epoch + 1 => {
+            Ok(CommitAnswer::Committed { epoch: found, grant: String::new() })
+        }
+        // It may still commit.
+        Err(error) if error.leaves_open() => Err(error.into()),
+        Err(error) => Ok(CommitAnswer::Refused { reason: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::record;
+
+    /// A source that hears "refused" goes on: it hears that only if the store has said so.
+    #[test]
+    fn a_store_that_does_not_say_refuses_nothing() {
+        let name = || "p".to_owned();
+        let wrong_epoch = |found| StoreError::Epoch { name: name(), expected: 4, found };
+        let says = |error: StoreError| {
+            (answer(Err(error.clone()), |_| String::new()), settled(Err(error), 4))
+        };
+        for error in [
+            StoreError::Failed { reason: "the disk is full".into() },
+            StoreError::Silent { reason: "no leader".into() },
+        ] {
+            assert!(matches!(says(error.clone()), (Err(_), Err(_))), "{error}");
+        }
+        for error in [
+            StoreError::NotFound { name: name() },
+            StoreError::Move { name: name(), expected: "m1".into(), found: "m2".into() },
+            wrong_epoch(3),
+            wrong_epoch(6),
+        ] {
+            let refused = |answer| matches!(answer, Ok(CommitAnswer::Refused { .. }));
+            let (committed, ended) = says(error.clone());
+            assert!(refused(committed) && refused(ended), "{error}");
+        }
+        // That it has committed is an end too.
+        let (_, ended) = says(wrong_epoch(5));
+        assert!(matches!(ended, Ok(CommitAnswer::Committed { epoch: 5, .. })));
+        assert!(matches!(settled(Ok(record("p", 50)), 4), Ok(CommitAnswer::Refused { .. })));
     }
 }

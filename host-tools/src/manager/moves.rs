@@ -30,6 +30,9 @@ pub struct KeptMove {
     /// Its events so far.
     #[serde(default)]
     pub events: Vec<MoveEvent>,
+    /// Nodes that a user has given up in it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<String>,
 }
 
 /// Changes of moves that somebody who watches may be behind.
@@ -48,18 +51,24 @@ struct Tracked {
     migration: Migration,
     epoch: u64,
     log: Arc<EventLog>,
-    /// Nodes that a user has given up. Not durable: after a restart it has to be said again.
+    /// Nodes that a user has given up.
     gone: watch::Sender<BTreeSet<String>>,
 }
 
 impl Tracked {
-    fn new(migration: Migration, epoch: u64, log: Arc<EventLog>) -> Self {
-        Self { migration, epoch, log, gone: watch::Sender::default() }
+    fn new(kept: KeptMove) -> Self {
+        let KeptMove { migration, epoch, events, gone } = kept;
+        let log = Arc::new(EventLog::with(events));
+        Self { migration, epoch, log, gone: watch::Sender::new(gone) }
     }
 
     fn kept(&self) -> KeptMove {
-        let Self { migration, epoch, log, .. } = self;
-        KeptMove { migration: migration.clone(), epoch: *epoch, events: log.events() }
+        KeptMove {
+            migration: self.migration.clone(),
+            epoch: self.epoch,
+            events: self.log.events(),
+            gone: self.gone.borrow().clone(),
+        }
     }
 }
 
@@ -67,11 +76,9 @@ impl Moves {
     /// The moves that a store has kept.
     #[must_use]
     pub fn new(kept: Vec<KeptMove>) -> Self {
-        let tracked = kept.into_iter().filter_map(|kept| {
-            let KeptMove { migration, epoch, events } = kept;
-            let log = Arc::new(EventLog::with(events));
-            Some((move_number(&migration.id)?, Tracked::new(migration, epoch, log)))
-        });
+        let tracked = kept
+            .into_iter()
+            .filter_map(|kept| Some((move_number(&kept.migration.id)?, Tracked::new(kept))));
         let all: BTreeMap<_, _> = tracked.collect();
         let last = all.keys().next_back().copied().unwrap_or(0);
         let feed = broadcast::channel(FEED_LENGTH).0;
@@ -116,10 +123,10 @@ impl Moves {
             source: migration.source.clone(),
             destination: migration.destination.clone(),
         };
-        let log = Arc::new(EventLog::with(vec![begun]));
         let mut all = self.lock();
         self.show(&migration, None);
-        all.insert(number, Tracked::new(migration, record.epoch, log));
+        let (epoch, events, gone) = (record.epoch, vec![begun], BTreeSet::new());
+        all.insert(number, Tracked::new(KeptMove { migration, epoch, events, gone }));
         number
     }
 
@@ -154,7 +161,7 @@ impl Moves {
         }
     }
 
-    /// Notes that a node never comes back.
+    /// Notes that a node never comes back. Whoever brings the move to its end keeps that.
     pub(super) fn give_up(&self, id: &str, node: String) {
         let all = self.lock();
         if let Some(tracked) = move_number(id).and_then(|number| all.get(&number)) {
@@ -216,4 +223,27 @@ fn take(migration: &mut Migration, event: &MoveEvent) {
 fn unknown(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no move `{id}`"))
         .hint("`host-tools migration ls` lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::record;
+
+    #[test]
+    fn the_next_manager_knows_which_nodes_were_given_up() {
+        let moves = Moves::new(Vec::new());
+        let number = moves.begin(&record("p", 50), "a", "b");
+        assert_eq!(number, 1);
+        let before = serde_json::to_string(&moves.kept(number).unwrap()).unwrap();
+        assert!(!before.contains("gone"), "{before}");
+        moves.give_up("m1", "b".into());
+        let json = serde_json::to_vec(&moves.kept(number).unwrap()).unwrap();
+        let next = Moves::new(vec![serde_json::from_slice(&json).unwrap()]);
+        let gone = next.gone(number).unwrap().borrow().clone();
+        assert_eq!(gone, BTreeSet::from(["b".to_owned()]));
+        // What is kept later has it too.
+        let entered = MoveEvent::Entered { phase: Phase::Prepare };
+        assert_eq!(next.add(number, entered).unwrap().gone, gone);
+    }
 }

@@ -23,6 +23,12 @@ struct Known {
     client: Arc<Client>,
 }
 
+impl Known {
+    fn is_ready(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.elapsed() < PATIENCE)
+    }
+}
+
 /// All nodes that ever reported.
 #[derive(Debug)]
 pub struct Nodes {
@@ -145,7 +151,7 @@ impl Nodes {
             .map(|known| Node {
                 report: known.report.clone(),
                 seen_ms_ago: known.seen.map(|seen| seen.elapsed().as_millis() as u64),
-                ready: known.seen.is_some_and(|seen| seen.elapsed() < PATIENCE),
+                ready: known.is_ready(),
                 drained: drained.contains(&known.report.name),
             })
             .collect()
@@ -166,6 +172,20 @@ impl Nodes {
             };
             ApiError::not_found(format!("there is no node `{name}`")).hint(hint)
         })
+    }
+
+    /// Whether a node has reported not long ago.
+    #[must_use]
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(Known::is_ready)
+    }
+
+    /// Whether a node is silent and nothing answers there any more: neither guests, as far as its agent can
+    /// see to it, nor holders, which end with the agent.
+    #[must_use]
+    pub fn lease_is_over(&self, name: &str) -> bool {
+        let leased = self.last_report(name).is_some_and(|report| report.lease_us.is_some());
+        leased && !self.is_ready(name) && self.may_run_for(name).is_zero()
     }
 
     /// How long a node that is silent may still run services. None that it does not know of: it has no lease, and

@@ -87,6 +87,7 @@ impl Manager {
             return;
         };
         let source = known.migration.source.clone();
+        let mut kept_gone = known.gone.clone();
         let mut broken = None;
         let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
         loop {
@@ -108,6 +109,16 @@ impl Manager {
                 }
             }
             let given_up = gone.borrow().clone();
+            if given_up != kept_gone
+                && let Some(kept) = self.moves.kept(number)
+            {
+                match self.keep(&kept).await {
+                    Ok(()) => kept_gone.clone_from(&given_up),
+                    Err(error) => tracing::warn!(
+                        "move m{number}: who was given up is to be said again if the manager ends: {error}"
+                    ),
+                }
+            }
             match self.step(number, broken.as_ref(), &given_up).await {
                 Ok(Some(result)) => {
                     let event = MoveEvent::Ended { result, summary: Box::default() };

@@ -16,7 +16,7 @@ use crate::api::relocation::DEFAULT_PARALLEL;
 use crate::api::{ApiError, MoveEvent, RelocateEvent, RelocateRequest};
 use crate::migration::Outcome;
 use crate::migration::precopy::Limits;
-use crate::store::Record;
+use crate::store::{Ownership, Record};
 
 /// Memory that is promised to moves under way and in no agent's report yet, in MiB by node.
 type Promised = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -26,6 +26,7 @@ type Promised = Arc<Mutex<BTreeMap<String, u64>>>;
 struct Leaver {
     service: String,
     from: String,
+    /// 0 if it sleeps: another node is only to answer for it.
     need_mib: u64,
     /// Where it should go, if there is room.
     wish: Option<String>,
@@ -42,6 +43,16 @@ impl Manager {
             ApiError::conflict(format!("no node has {need_mib} MiB of memory to give"))
                 .hint("`host-tools node ls` shows what each has, and which are silent or drained")
         })
+    }
+
+    /// Another node than `from`.
+    ///
+    /// # Errors
+    /// There is none that is ready, not drained, and has so much memory, or the store does not answer.
+    pub(super) async fn place_but(&self, need_mib: u64, from: &str) -> Result<String, ApiError> {
+        let rooms = self.rooms(&self.store.list().await?);
+        let chosen = placement::choose(&rooms, need_mib, &[from.to_owned()]);
+        chosen.map(str::to_owned).ok_or_else(|| ApiError::conflict(no_room(need_mib)))
     }
 
     fn rooms(&self, records: &[Record]) -> Vec<Room> {
@@ -78,7 +89,9 @@ impl Manager {
             self.set_drained(node, true).await?;
         }
         let records = self.store.list().await?;
-        let here = records.iter().filter(|record| record.owner.node() == Some(node));
+        let here = records
+            .iter()
+            .filter(|record| record.owner.node() == Some(node) || sleeps_at(record, node));
         let leavers = here.map(|record| leaver(record, node, None)).collect();
         Ok(self.begin(leavers, &records, &request))
     }
@@ -166,6 +179,15 @@ impl Manager {
         events: &UnboundedSender<RelocateEvent>,
     ) -> bool {
         let service = leaver.service.clone();
+        if leaver.need_mib == 0 {
+            let (event, gone) = match self.hold_elsewhere(&service, &leaver.from).await {
+                Ok(Some(to)) => (RelocateEvent::Held { service, to }, true),
+                Ok(None) => return true,
+                Err(error) => (RelocateEvent::Stayed { service, reason: error.message }, false),
+            };
+            let _ = events.send(event);
+            return gone;
+        }
         match self.try_everywhere(leaver, promised, events).await {
             Ok(Some((to, freeze_to_resume_us))) => {
                 let _ = events.send(RelocateEvent::Moved { service, to, freeze_to_resume_us });
@@ -292,7 +314,13 @@ fn need(record: &Record) -> u64 {
 
 fn leaver(record: &Record, from: &str, wish: Option<String>) -> Leaver {
     let service = record.spec.name.clone();
-    Leaver { service, from: from.to_owned(), need_mib: need(record), wish }
+    let need_mib = if sleeps_at(record, from) { 0 } else { need(record) };
+    Leaver { service, from: from.to_owned(), need_mib, wish }
+}
+
+/// Whether a node answers for a service that sleeps.
+fn sleeps_at(record: &Record, node: &str) -> bool {
+    matches!(&record.owner, Ownership::Sleeping(sleep) if sleep.holder == node)
 }
 
 fn no_room(need_mib: u64) -> String {

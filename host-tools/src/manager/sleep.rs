@@ -133,11 +133,50 @@ impl Manager {
         }
     }
 
-    /// The node that answers for it, or another if that one is drained.
+    /// The node that answers for it, or another if that one is drained or silent.
     async fn place_to_wake(&self, record: &Record, sleep: &Sleep) -> Result<String, ApiError> {
         match self.nodes.destination(&sleep.holder) {
-            Ok(_) => Ok(sleep.holder.clone()),
-            Err(_) => self.place(u64::from(record.spec.memory_mib) + QEMU_OVERHEAD_MIB).await,
+            Ok(_) if self.nodes.is_ready(&sleep.holder) => Ok(sleep.holder.clone()),
+            _ => self.place(u64::from(record.spec.memory_mib) + QEMU_OVERHEAD_MIB).await,
+        }
+    }
+
+    /// Has another node than `from` answer for a sleeping service; returns which. `None` if `from` does not: it has
+    /// been woken, stopped or given to another meanwhile.
+    ///
+    /// # Errors
+    /// What did not work; unless the message says otherwise `from` answers on.
+    pub(super) async fn hold_elsewhere(
+        &self,
+        name: &str,
+        from: &str,
+    ) -> Result<Option<String>, ApiError> {
+        let _turn = self.turns.take(name)?;
+        let Some(record) = self.store.get(name).await? else { return Ok(None) };
+        let sleep = match &record.owner {
+            Ownership::Sleeping(sleep) if sleep.holder == from => sleep.clone(),
+            _ => return Ok(None),
+        };
+        let holder = self.place_but(0, from).await?;
+        // Fences nobody yet, but a node that does not answer is better known now than half way.
+        self.release(&record, from).await?;
+        let record = self.let_go(record).await?;
+        let sleep = Sleep { holder: holder.clone(), ..sleep };
+        let record = self.advance_surely(&record, None, Ownership::Sleeping(sleep.clone())).await?;
+        let held = async {
+            self.release(&record, from).await?;
+            self.hold_again(&record, &sleep).await
+        };
+        match held.await {
+            Ok(()) => Ok(Some(holder)),
+            Err(error) => Err(ApiError {
+                message: format!(
+                    "node {holder} is to answer for `{name}`, and does not yet: {}",
+                    error.message
+                ),
+                ..error
+            }
+            .hint("the manager goes on when the nodes report")),
         }
     }
 
@@ -283,7 +322,11 @@ impl Manager {
     /// When this is done, nobody answers for the service under an epoch lower than the record's.
     async fn release(&self, record: &Record, node: &str) -> Result<(), ApiError> {
         let fence = ReleaseRequest { id: record.spec.id.clone(), below: record.epoch };
-        self.release_on(node, &record.spec.name, &fence).await
+        match self.release_on(node, &record.spec.name, &fence).await {
+            // Whoever answered there has stopped.
+            Err(_) if self.nodes.lease_is_over(node) => Ok(()),
+            released => released,
+        }
     }
 
     pub(super) async fn release_on(

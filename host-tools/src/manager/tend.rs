@@ -6,6 +6,7 @@
 //! | owner | on the node | what is done |
 //! |---|---|---|
 //! | Sleeping, held here | no holder | begun |
+//! | Sleeping, held by a node that is silent, whose lease has ended | | another node answers for it |
 //! | Waking, here or held here | | woken, or put back to sleep |
 //! | another, a later epoch, none | holder | ended |
 //! | any, no move | frozen or standing by, nobody at work on it | its agent settles it |
@@ -55,6 +56,14 @@ impl Manager {
             if sleeps_badly(&report, record) {
                 tell(&record.spec.name, self.tend_sleeper(&report, &record.spec.name).await);
             }
+            if let Ownership::Sleeping(sleep) = &record.owner
+                && self.nodes.lease_is_over(&sleep.holder)
+            {
+                tell(
+                    &record.spec.name,
+                    self.tend_abandoned(&record.spec.name, &sleep.holder).await,
+                );
+            }
         }
     }
 
@@ -97,6 +106,18 @@ impl Manager {
         match &record.migration {
             Some(id) if id.starts_with(CHECKPOINT_PREFIX) => self.let_go(record).await.map(drop),
             _ => Ok(()),
+        }
+    }
+
+    async fn tend_abandoned(&self, name: &str, holder: &str) -> Result<(), ApiError> {
+        match self.hold_elsewhere(name, holder).await {
+            Ok(Some(to)) => {
+                tracing::warn!("{name}: node {holder} is silent; node {to} answers for it now");
+                Ok(())
+            }
+            // Somebody is at work on it.
+            Err(error) if error.problem == Problem::Conflict => Ok(()),
+            other => other.map(drop),
         }
     }
 

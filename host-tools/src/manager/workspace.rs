@@ -175,10 +175,10 @@ impl Manager {
     ) -> Result<Record, ApiError> {
         let name = &record.spec.name;
         match self.store.advance(name, record.epoch, migration, owner.clone()).await {
-            Err(StoreError::Failed { reason }) => {
+            Err(error) if error.leaves_open() => {
                 let found = self.store.get(name).await?;
                 let made = found.filter(|it| it.epoch == record.epoch + 1 && it.owner == owner);
-                made.ok_or_else(|| StoreError::Failed { reason }.into())
+                made.ok_or_else(|| error.into())
             }
             other => Ok(other?),
         }

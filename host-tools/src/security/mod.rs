@@ -14,7 +14,7 @@
 //! 8. [`access`]: one table from route to role.
 //! 9. [`audit`]: the log of changes and refusals.
 //! 10. [`listener`] and [`gate`]: every connection and every request passes them.
-//! 11. [`signature`]: which images the manager has taken.
+//! 11. [`signature`]: which images the manager has taken, and what it has given to whom.
 //! 12. [`seal`]: snapshots at rest.
 
 pub mod access;

@@ -44,11 +44,27 @@ pub enum StoreError {
     Silent { reason: String },
 }
 
+impl StoreError {
+    /// Whether the change may have been made all the same, or may still be: nothing may be done that only holds if
+    /// it was not.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Failed { .. } | Self::Silent { .. } => true,
+            Self::NotFound { .. }
+            | Self::NameTaken { .. }
+            | Self::AddressTaken { .. }
+            | Self::Epoch { .. }
+            | Self::Move { .. } => false,
+        }
+    }
+}
+
 impl From<StoreError> for crate::api::ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { .. } => Self::not_found(error.to_string()),
-            StoreError::Failed { .. } | StoreError::Silent { .. } => Self::failed(error),
+            _ if error.leaves_open() => Self::failed(error),
             _ => Self::conflict(error.to_string()),
         }
     }

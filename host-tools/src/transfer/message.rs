@@ -33,6 +33,8 @@ pub enum FromSource {
     Resume {
         /// The ownership number.
         epoch: u64,
+        /// The manager's signature that it has, in base64.
+        grant: String,
     },
     /// Part of the service's console log so far, in order.
     Log {

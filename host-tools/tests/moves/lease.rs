@@ -89,3 +89,25 @@ async fn a_host_is_not_given_up_before_its_lease_has_ended() {
     world.start("a");
     nothing_left_on(&world, "a").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_node_is_gone_another_answers_for_what_slept_there() {
+    let mut world = leased().await;
+    world.good(&["suspend", "p"]).await;
+    world.kill("a");
+    world
+        .until("node b answers for it", async |world: &World| {
+            let sleep = world.service("p").await.sleep;
+            sleep.is_some_and(|sleep| sleep.node == "b" && sleep.holder.is_some())
+        })
+        .await;
+    world.good(&["resume", "p"]).await;
+    world.start("a");
+    world
+        .until("the agent of a is there", async |world: &World| {
+            world.try_instance("a", "p").await.is_ok()
+        })
+        .await;
+    // Asleep under epoch 2, held elsewhere under 3.
+    runs_on(&world, "b", 4).await;
+}

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host_tools::agent::http::TRANSFER_PROTOCOL;
 use host_tools::api::{
     ApiError, Client, CommitAnswer, CommitRequest, ImageRef, Instance, NodeReport, Problem,
     ReportAnswer, ServiceState, StartRequest, now_us,
@@ -17,8 +18,10 @@ use host_tools::api::{
 use host_tools::manager::Members;
 use host_tools::manager::members::TokenRequest;
 use host_tools::security::audit::{Entry, Result as Outcome};
+use host_tools::security::signature::Grant;
 use host_tools::security::{Authority, Credentials, Party, Role};
 use host_tools::store::EmbeddedStore;
+use host_tools::transfer::{FromDestination, FromSource, Link, PageDigest};
 use host_tools::wire::Address;
 use hyper::Method;
 use scripted::qemu::{ARGUMENTS, play};
@@ -277,6 +280,65 @@ async fn old_epochs_and_strange_agents_are_refused() {
     let log = audit(&world, Some("b")).await;
     assert_refused(&log, "admin", "GET /v1/instances", "no user may do this");
     assert_refused(&log, "a", "GET /v1/instances", "not for the agent of node a");
+    world.assert_one_at_a_time();
+}
+
+/// An agent that is no better than its node: it says that the service was given to node b, and it was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_cannot_give_what_the_manager_has_not_given() {
+    let world = World::secured().await;
+    world.good(&["run", "svc", "--name", "p", "--on", "a"]).await;
+    let spec = world.service("p").await.spec;
+    let address_of =
+        |node: &str| std::fs::read_to_string(world.path(node).join("address")).unwrap();
+    let own = Credentials::load(&world.path("a").join("credentials.json")).unwrap();
+    let client = Client::new(address_of("b").parse::<Address>().unwrap(), "the node")
+        .secured(&security(own), Party::Node("b".into()));
+    let (ours, theirs) = (authority(&world), stranger(&world.path("")));
+    let granted = Grant { service: &spec.id, node: "b", epoch: 2 };
+    let by_us = |grant: Grant<'_>| grant.sign(ours.image_key(), ours.cluster());
+    for grant in [
+        String::new(),
+        granted.sign(theirs.image_key(), ours.cluster()),
+        by_us(Grant { node: "a", ..granted }),
+        by_us(Grant { epoch: 1, ..granted }),
+        by_us(Grant { service: "another", ..granted }),
+    ] {
+        let stream = client.upgrade("/v1/transfer", TRANSFER_PROTOCOL).await.unwrap();
+        let mut link = Link::new(stream);
+        let offer = FromSource::Offer {
+            migration: "m9".into(),
+            tunnel: 9,
+            spec: Box::new(spec.clone()),
+            source: address_of("a"),
+        };
+        link.send(&offer).await.unwrap();
+        assert_eq!(
+            link.message::<FromDestination>(LIMIT).await.unwrap(),
+            FromDestination::Accepted
+        );
+        link.send(&FromSource::Prepare).await.unwrap();
+        let answer = link.message(LIMIT).await.unwrap();
+        assert!(matches!(answer, FromDestination::Standby { .. }), "{answer:?}");
+        let digest = PageDigest::default().finish();
+        for message in [FromSource::Check, FromSource::Last { digest }] {
+            link.send(&message).await.unwrap();
+        }
+        assert_eq!(
+            link.message::<FromDestination>(LIMIT).await.unwrap(),
+            FromDestination::Verified
+        );
+        link.send(&FromSource::Resume { epoch: 2, grant }).await.unwrap();
+        let answer = link.message(LIMIT).await.unwrap();
+        let FromDestination::Failed { reason } = answer else { panic!("{answer:?}") };
+        assert!(reason.contains("has not signed that"), "{reason}");
+        let left: Vec<Instance> = as_manager(&world, "b").get("/v1/instances").await.unwrap();
+        assert_eq!(left, [], "the standby is left");
+    }
+    let log = audit(&world, Some("b")).await;
+    assert_refused(&log, "a", "resume `p`", "node b's under epoch 2");
+    let service = world.service("p").await;
+    assert_eq!((service.node.as_deref(), service.epoch), (Some("a"), 1));
     world.assert_one_at_a_time();
 }
 

@@ -37,7 +37,7 @@ impl Move {
     pub(super) async fn take_back(&mut self) -> Result<Event, Event> {
         let answer = self.ask_store("take-back", self.epoch + 1).await;
         let epoch = match answer {
-            Ok(CommitAnswer::Committed { epoch }) => epoch,
+            Ok(CommitAnswer::Committed { epoch, .. }) => epoch,
             Ok(CommitAnswer::Refused { reason }) => return Err(Event::NotCommitted { reason }),
             Err(_) => return Err(Event::CommitUnknown),
         };

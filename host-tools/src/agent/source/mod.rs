@@ -34,6 +34,8 @@ struct Move {
     request: MoveRequest,
     /// The epoch under which the source runs.
     epoch: u64,
+    /// The manager's signature that it has given the service to the destination.
+    grant: String,
     manager: Client,
     link: Option<Link<Upgraded>>,
     mirror: Option<Box<dyn Copying>>,
@@ -77,6 +79,7 @@ pub async fn run(
     }
     let mut this = Move {
         epoch: instance.epoch(),
+        grant: String::new(),
         manager: host.manager(),
         host,
         instance,

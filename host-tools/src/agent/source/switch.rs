@@ -181,7 +181,10 @@ impl Move {
         let answer = self.ask_store("commit", self.epoch).await;
         self.step("commit", begun);
         match answer {
-            Ok(CommitAnswer::Committed { epoch }) => Event::Committed { epoch },
+            Ok(CommitAnswer::Committed { epoch, grant }) => {
+                self.grant = grant;
+                Event::Committed { epoch }
+            }
             Ok(CommitAnswer::Refused { reason }) => Event::NotCommitted { reason },
             Err(_) => Event::CommitUnknown,
         }
@@ -193,7 +196,10 @@ impl Move {
         let (mut wait, longest) = SETTLE_WAITS;
         loop {
             match self.ask_store("settle", self.epoch).await {
-                Ok(CommitAnswer::Committed { epoch }) => return Event::Committed { epoch },
+                Ok(CommitAnswer::Committed { epoch, grant }) => {
+                    self.grant = grant;
+                    return Event::Committed { epoch };
+                }
                 Ok(CommitAnswer::Refused { reason }) => return Event::NotCommitted { reason },
                 Err(error) => tracing::warn!(
                     "{}: {error}; it stays frozen until the manager says who owns it",
@@ -208,7 +214,8 @@ impl Move {
     pub(super) async fn resume(&mut self) -> Result<Event, Event> {
         // The epoch that the machine has just been told.
         let epoch = self.epoch + 1;
-        self.tell(&FromSource::Resume { epoch }).await?;
+        let grant = std::mem::take(&mut self.grant);
+        self.tell(&FromSource::Resume { epoch, grant }).await?;
         match self.hear().await? {
             FromDestination::Ordered => Ok(Event::Ordered),
             other => Err(failed(format!("unexpected answer to resume: {other:?}"))),

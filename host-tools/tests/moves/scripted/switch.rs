@@ -99,6 +99,10 @@ impl PaperPort {
                     continue;
                 }
                 let holds = own.ends_with("-hold") || other.ends_with("-hold");
+                if other.ends_with("-hold") && !agent_runs(world, node) {
+                    // Its holder has ended with the agent: nobody is behind the port.
+                    continue;
+                }
                 if holds && std::fs::read_to_string(&path).is_ok_and(|word| word == "open") {
                     let text = format!("{own} opens while {other} is open\n");
                     std::fs::write(world.join(VIOLATIONS), text).unwrap();
@@ -106,6 +110,11 @@ impl PaperPort {
             }
         }
     }
+}
+
+fn agent_runs(world: &Path, node: &str) -> bool {
+    let pid = std::fs::read_to_string(world.join(format!("{node}.pid"))).unwrap_or_default();
+    Path::new("/proc").join(pid.trim()).exists()
 }
 
 fn word(open: bool) -> &'static str {

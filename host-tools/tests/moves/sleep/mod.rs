@@ -231,3 +231,26 @@ async fn what_a_manager_that_died_has_left_is_tidied() {
     world.good(&["resume", "p", "--on", "b"]).await;
     runs_on(&world, "b", 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_drained_gives_away_what_it_answers_for() {
+    let world = started().await;
+    world.good(&["suspend", "p"]).await;
+    sleeps_on(&world, "a", 2).await;
+    world.journal.take();
+    let planned = world.good(&["node", "drain", "a", "--dry-run"]).await;
+    assert!(planned.contains("p: a → b"), "{planned}");
+    sleeps_on(&world, "a", 2).await;
+    let said = world.good(&["node", "drain", "a"]).await;
+    assert!(said.contains("p sleeps on, node b answers for it"), "{said}");
+    sleeps_on(&world, "b", 3).await;
+    // Never two at once.
+    assert_eq!(world.journal.take(), ["a close", "a unplug", "b plug closed", "b open"]);
+    let stays = world.run(&["node", "drain", "b"]).await;
+    let said = String::from_utf8([stays.stdout, stays.stderr].concat()).unwrap();
+    assert!(!stays.status.success() && said.contains("p was not moved: no other node"), "{said}");
+    sleeps_on(&world, "b", 3).await;
+    world.good(&["node", "undrain", "a"]).await;
+    world.good(&["resume", "p", "--on", "a"]).await;
+    runs_on(&world, "a", 4).await;
+}
