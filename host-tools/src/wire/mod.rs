@@ -215,10 +215,8 @@ pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
 
 async fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
-    if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
-        }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
     }
     // Whoever sees it can connect, if he may.
     let mut next = path.as_os_str().to_owned();
