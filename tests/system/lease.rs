@@ -1,6 +1,6 @@
 //! A host that nobody commands any more: its services stand still until somebody does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_tests::harness::capture::Capture;
 use ferry_tests::harness::counters::Counters;
@@ -14,6 +14,8 @@ use crate::{IP, report, signal};
 const LEASE: &str = "3s";
 /// How long the manager is stopped.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Longest time for anything to happen.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long the service must have been silent at least: the rest of that time is the lease, and what it takes to
 /// stop and to go on.
 const SILENT: Duration = Duration::from_secs(5);
@@ -33,8 +35,12 @@ fn a_service_is_silent_while_its_host_has_no_manager_and_goes_on_with_its_connec
     std::thread::sleep(SILENCE);
     signal(&world, "manager", Signal::CONT);
     // It can be commanded again, and its connections go on.
+    let begun = Instant::now();
+    while world.json(&["inspect", "p"])["state"] != "running" {
+        assert!(begun.elapsed() < LIMIT, "it does not go on");
+    }
     service.migrate("b");
-    let end = client.end(Duration::from_secs(60));
+    let end = client.end(LIMIT);
     assert!(end.flawless(), "{end:?}");
     assert_eq!((end.connections, end.resets, end.damaged), (20, 0, 0));
 

@@ -157,7 +157,13 @@ async fn report_forever(host: Arc<Host>, client: Client) {
                 told_at = Instant::now();
             }
             Err(error) if reached => {
-                tracing::warn!("{error}; guests run on, trying again");
+                match host.lease.length() {
+                    None => tracing::warn!("{error}; guests run on, trying again"),
+                    Some(_) => {
+                        let left = host.lease.left(lease::uptime()).as_secs();
+                        tracing::warn!("{error}; guests run on for {left} s, trying again");
+                    }
+                }
                 reached = false;
             }
             Err(_) => {}
