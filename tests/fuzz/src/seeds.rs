@@ -71,8 +71,12 @@ fn link(corpus: &Corpus<'_>) {
         source: "10.77.1.1:7070".into(),
     };
     let log = FromSource::Log { start: 5, bytes: b"a line\n".to_vec(), last: true };
-    let source =
-        [offer, FromSource::Last { digest: [3; 32] }, FromSource::Resume { epoch: 2, grant: "c2lnbmVk".into() }, log];
+    let source = [
+        offer,
+        FromSource::Last { digest: [3; 32] },
+        FromSource::Resume { epoch: 2, grant: "c2lnbmVk".into() },
+        log,
+    ];
     for (number, message) in source.iter().enumerate() {
         let payload = postcard::to_stdvec(message).expect("plain data");
         corpus.put("link", &format!("source-{number}"), [&[1], payload.as_slice()].concat());
