@@ -62,9 +62,8 @@ unit 16
 lint-host 8
 docs 6
 sim 6
-system 20
-browser 10
-sleep-faults-fuzz 16
+system 14
+browser-state-sleep-faults-fuzz 24
 END
 }
 
@@ -97,15 +96,15 @@ step() {
       echo "image of $smallest: $size bytes, limit $image_limit"
       [ "$size" -le "$image_limit" ] ;;
     sim) host_test --test sim ;;
-    # Time is part of what is tested here: one test at a time.
+    # Time is part of what is tested here: one test at a time, and nothing beside it.
     system)
       build_images
       build_programs
-      host_test --test system -- --test-threads=1 --skip sleep:: ;;
-    # A thousand connections asleep for two minutes; by hand FERRY_TEST_SLEEP=43200 is a night. The machine has
-    # little to do meanwhile, so two other things are done side by side with it, in which time is not what is
-    # tested: faults in the middle of moves (tests/faults.sh is that with arguments), and fuzzing.
-    sleep-faults-fuzz)
+      host_test --test system -- --test-threads=1 gap:: moves:: wire:: ;;
+    # The browser, the rest of the system tests, and a thousand connections asleep for two minutes; by hand
+    # FERRY_TEST_SLEEP=43200 is a night. The machine waits most of the time, so two other things are done side by
+    # side with that: faults in the middle of moves (tests/faults.sh is that with arguments), and fuzzing.
+    browser-state-sleep-faults-fuzz)
       FERRY_TEST_SLEEP=${FERRY_TEST_SLEEP:-120}
       export FERRY_TEST_SLEEP
       build_images
@@ -113,14 +112,18 @@ step() {
       host_test --test system --test faults --no-run
       nice -n 19 sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" >"$logs/fuzz.out" 2>&1 &
       fuzz=$!
+      failed=0
+      sh tests/run.sh --step browser || failed=1
+      host_test --test system -- --test-threads=1 \
+        --skip gap:: --skip moves:: --skip wire:: --skip sleep:: || failed=1
       sh tests/run.sh --step faults >"$logs/faults.out" 2>&1 &
       faults=$!
-      failed=0
       host_test --test system -- --test-threads=1 sleep:: || failed=1
       wait "$faults" || failed=1
       wait "$fuzz" || failed=1
       cat "$logs/faults.out" "$logs/fuzz.out"
       [ "$failed" -eq 0 ] ;;
+    # Part of the last step.
     browser)
       build_images
       build_programs
