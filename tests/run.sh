@@ -63,7 +63,8 @@ lint-host 8
 docs 6
 sim 6
 system 14
-browser-state-sleep-faults-fuzz 24
+browser 10
+state-sleep-faults-fuzz 20
 END
 }
 
@@ -101,10 +102,10 @@ step() {
       build_images
       build_programs
       host_test --test system -- --test-threads=1 gap:: moves:: wire:: ;;
-    # The browser, the rest of the system tests, and a thousand connections asleep for two minutes; by hand
+    # The rest of the system tests, and a thousand connections asleep for two minutes; by hand
     # FERRY_TEST_SLEEP=43200 is a night. The machine waits most of the time, so two other things are done side by
     # side with that: faults in the middle of moves (tests/faults.sh is that with arguments), and fuzzing.
-    browser-state-sleep-faults-fuzz)
+    state-sleep-faults-fuzz)
       FERRY_TEST_SLEEP=${FERRY_TEST_SLEEP:-120}
       export FERRY_TEST_SLEEP
       build_images
@@ -113,7 +114,6 @@ step() {
       nice -n 19 sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" >"$logs/fuzz.out" 2>&1 &
       fuzz=$!
       failed=0
-      sh tests/run.sh --step browser || failed=1
       host_test --test system -- --test-threads=1 \
         --skip gap:: --skip moves:: --skip wire:: --skip sleep:: || failed=1
       sh tests/run.sh --step faults >"$logs/faults.out" 2>&1 &
@@ -123,7 +123,6 @@ step() {
       wait "$fuzz" || failed=1
       cat "$logs/faults.out" "$logs/fuzz.out"
       [ "$failed" -eq 0 ] ;;
-    # Part of the last step.
     browser)
       build_images
       build_programs
