@@ -49,8 +49,16 @@ url=$(sed 's/.*"url":"\([^"]*\)".*/\1/' "$FERRY_LAB_DIR/web")
   --hook "'$programs/host-tools' migrate echo --to b" \
   --restart "'$programs/host-tools' lab restart manager"
 
-# The same in a terminal.
-"$programs/host-tools" top --once >"$FERRY_LAB_DIR/top"
+# The same in a terminal, once the manager that was started again has heard of all hosts.
+tries=0
+until
+  "$programs/host-tools" top --once >"$FERRY_LAB_DIR/top"
+  grep -q '3 of 3 hosts up' "$FERRY_LAB_DIR/top"
+do
+  tries=$((tries + 1))
+  [ "$tries" -lt 100 ] || break
+  sleep 0.1
+done
 cat "$FERRY_LAB_DIR/top"
 grep -q '3 of 3 hosts up' "$FERRY_LAB_DIR/top"
 grep -Eq '^ echo +running +b +40 ' "$FERRY_LAB_DIR/top"
