@@ -26,8 +26,9 @@ type Promised = Arc<Mutex<BTreeMap<String, u64>>>;
 struct Leaver {
     service: String,
     from: String,
-    /// 0 if it sleeps: another node is only to answer for it.
     need_mib: u64,
+    /// Another node is only to answer for it.
+    sleeps: bool,
     /// Where it should go, if there is room.
     wish: Option<String>,
 }
@@ -179,7 +180,7 @@ impl Manager {
         events: &UnboundedSender<RelocateEvent>,
     ) -> bool {
         let service = leaver.service.clone();
-        if leaver.need_mib == 0 {
+        if leaver.sleeps {
             let (event, gone) = match self.hold_elsewhere(&service, &leaver.from).await {
                 Ok(Some(to)) => (RelocateEvent::Held { service, to }, true),
                 Ok(None) => return true,
@@ -208,7 +209,7 @@ impl Manager {
         promised: &Promised,
         events: &UnboundedSender<RelocateEvent>,
     ) -> Result<Option<(String, u64)>, String> {
-        let Leaver { service, from, need_mib, mut wish } = leaver;
+        let Leaver { service, from, need_mib, mut wish, .. } = leaver;
         let mut tried = vec![from.clone()];
         let mut reasons = Vec::new();
         let mut awaited = None;
@@ -289,7 +290,7 @@ impl Manager {
 fn plan(rooms: &[Room], leavers: Vec<Leaver>, events: &UnboundedSender<RelocateEvent>) {
     let mut promised = BTreeMap::new();
     let (mut moved, mut stayed) = (0, 0);
-    for Leaver { service, from, need_mib, wish } in leavers {
+    for Leaver { service, from, need_mib, wish, .. } in leavers {
         let rooms = less(rooms.to_vec(), &promised);
         let except = std::slice::from_ref(&from);
         let to = wish.or_else(|| placement::choose(&rooms, need_mib, except).map(Into::into));
@@ -314,8 +315,9 @@ fn need(record: &Record) -> u64 {
 
 fn leaver(record: &Record, from: &str, wish: Option<String>) -> Leaver {
     let service = record.spec.name.clone();
-    let need_mib = if sleeps_at(record, from) { 0 } else { need(record) };
-    Leaver { service, from: from.to_owned(), need_mib, wish }
+    let sleeps = sleeps_at(record, from);
+    let need_mib = if sleeps { 0 } else { need(record) };
+    Leaver { service, from: from.to_owned(), need_mib, sleeps, wish }
 }
 
 /// Whether a node answers for a service that sleeps.

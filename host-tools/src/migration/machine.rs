@@ -6,8 +6,7 @@
 //!
 //! ```text
 //! Idle → Requesting → Preparing → Copying ⇄ Inquiring → Mirroring → Draining → Freezing → Transferring
-//!   │         │            │          │            │           │          │           │
-//!   │         └────────────┴──────────┴── failure ─┴───────────┴──────────┴──→ Undoing ──→ Done(Kept)
+//!   │         └── any of these ── failure, deadline, cancel ──────────────→ Undoing ──→ Done(Kept)
 //!   │                                                                           ↑
 //!   └ … Transferring → Committing ── refused ───────────────────────────────────┤
 //!                          │  └─── no answer ──→ Settling ⟲ ── not committed ───┘

@@ -290,25 +290,35 @@ impl AsyncRead for Stream {
     }
 }
 
-/// What comes of writing. A peer that has ended the connection may have said why (RFC 8446 §6.2), and its end can
-/// be read in any case.
+/// What comes of writing. A server that has ended the connection may have said why (RFC 8446 §6.2), and its end can
+/// be read in any case. What else it has sent is not lost: it is there for who reads.
 fn or_last_words<T>(
     stream: &mut TlsStream<Stream>,
     cx: &mut Context<'_>,
     written: Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData};
     let error = match written {
         Poll::Ready(Err(error)) if [BrokenPipe, ConnectionReset].contains(&error.kind()) => error,
         other => return other,
     };
+    let TlsStream::Client(client) = stream else { return Poll::Ready(Err(error)) };
+    let (below, session) = client.get_mut();
     let mut bytes = [0; 1024];
-    let mut read = ReadBuf::new(&mut bytes);
     loop {
-        match std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
-            Err(alert) => return Poll::Ready(Err(alert)),
-            Ok(()) if read.filled().is_empty() => return Poll::Ready(Err(error)),
-            Ok(()) => read.clear(),
+        let mut read = ReadBuf::new(&mut bytes);
+        let came = std::task::ready!(Pin::new(&mut *below).poll_read(cx, &mut read));
+        let mut records = read.filled();
+        if came.is_err() || records.is_empty() {
+            return Poll::Ready(Err(error));
+        }
+        while !records.is_empty() {
+            if !matches!(session.read_tls(&mut records), Ok(1..)) {
+                return Poll::Ready(Err(error));
+            }
+            if let Err(alert) = session.process_new_packets() {
+                return Poll::Ready(Err(io::Error::new(InvalidData, alert)));
+            }
         }
     }
 }
@@ -436,5 +446,33 @@ mod tests {
         let error = listen(&address).await.unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         drop(live);
+    }
+
+    /// What a server said before it ended the connection can be read after writing has failed.
+    #[tokio::test]
+    async fn last_words_are_not_lost_when_writing_fails_first() {
+        use crate::security::{Authority, Party, Role, Tls};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const LIMIT: Duration = Duration::from_secs(10);
+        let dir = tempfile::tempdir().unwrap();
+        let now = time::OffsetDateTime::now_utc();
+        let authority = Authority::open(&dir.path().join("authority.json"), now).unwrap();
+        let tls = |role, name| Tls::new(authority.credentials(role, name, now).unwrap().0).unwrap();
+        let (server, client) = (tls(Role::Agent, "b"), tls(Role::Agent, "a"));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let name = Party::Node("b".into()).server_name().unwrap();
+        let (ours, theirs) = tokio::join!(
+            client.connect(Stream::Unix(ours), name),
+            server.accept(Stream::Unix(theirs), LIMIT)
+        );
+        let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap().0);
+        theirs.write_all(b"why").await.unwrap();
+        theirs.flush().await.unwrap();
+        drop(theirs);
+        let failed = async { while ours.write_all(&[0; 4096]).await.is_ok() {} };
+        tokio::time::timeout(LIMIT, failed).await.unwrap();
+        let mut said = [0; 3];
+        tokio::time::timeout(LIMIT, ours.read_exact(&mut said)).await.unwrap().unwrap();
+        assert_eq!(&said, b"why");
     }
 }
