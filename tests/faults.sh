@@ -22,4 +22,5 @@ sh qemu/setup.sh --tests >"$log" 2>&1 || {
   cat "$log"
   exit 1
 }
+sh tests/run.sh --step programs
 FERRY_FAULTS="$*" exec sh tests/run.sh --step faults

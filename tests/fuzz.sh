@@ -1,5 +1,5 @@
 #!/bin/sh
-# Feeds invented input to everything that decodes what somebody else wrote (tests/fuzz/targets).
+# Feeds invented input to everything that decodes what somebody else wrote (tests/fuzz/src/targets).
 #
 #   sh tests/fuzz.sh [--seconds N] [TARGET...]   N seconds for each target (default 20); all by default
 #   sh tests/fuzz.sh --list                      the targets
@@ -16,8 +16,9 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 export PATH
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$root/target/ferry/fuzz
-machine=x86_64-unknown-linux-gnu
-program=$work/$machine/release/ferry-fuzz
+cd "$root"
+mkdir -p "$work"
+program=$work/program
 
 targets() {
   for file in "$root"/tests/fuzz/src/targets/*.rs; do
@@ -25,15 +26,26 @@ targets() {
   done | grep -v '^mod$'
 }
 
-# What libFuzzer needs to see which code an input reaches; proc-macros and build scripts go without.
+# The decoders, and what they decode with, are compiled for this: with what libFuzzer needs to see which code an
+# input reaches (qemu/rustc), and optimised where most of the time goes. All else is what the other tests use.
 build() {
-  flags="-Cpasses=sancov-module"
-  for option in level=4 inline-8bit-counters pc-table trace-compares; do
-    flags="$flags -Cllvm-args=-sanitizer-coverage-$option"
+  set --
+  for crate in blake3 ferry-net ferry-protocol lz4_flex postcard serde_json smoltcp; do
+    set -- "$@" --config "profile.dev.package.$crate.debug='line-directives-only'" \
+      --config "profile.dev.package.$crate.opt-level=2"
   done
+  for crate in ferry-fuzz host-tools; do
+    set -- "$@" --config "profile.dev.package.$crate.debug='line-directives-only'"
+  done
+  FERRY_COVERAGE=-Cpasses=sancov-module
+  for option in level=4 inline-8bit-counters pc-table trace-compares; do
+    FERRY_COVERAGE="$FERRY_COVERAGE -Cllvm-args=-sanitizer-coverage-$option"
+  done
+  export FERRY_COVERAGE
   echo "fuzz: building"
-  (cd "$root/tests/fuzz" &&
-    RUSTFLAGS=$flags cargo build --quiet --locked --release --target "$machine" --target-dir "$work")
+  built=$(cargo test --quiet --locked --no-run --workspace --exclude runtime --test fuzz \
+    --message-format=json-render-diagnostics "$@") || return
+  ln -sf "$(echo "$built" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')" "$program"
 }
 
 # Longest input, in bytes: what a message of the kind can need.

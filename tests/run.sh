@@ -40,8 +40,21 @@ build_images() {
 host_test() {
   cargo test --locked --no-fail-fast --workspace --exclude runtime "$@"
 }
+
+# Images, programs, and the test programs that run when named, whose paths are noted.
 build_programs() {
+  build_images
   cargo build --locked --workspace --exclude runtime --all-targets
+  host_test --no-run --test sim --test system --test faults --test native \
+    --message-format json-render-diagnostics >"$logs/built"
+  jq -r 'select(.executable and .profile.test) | "\(.target.name) \(.executable)"' "$logs/built" >"$logs/programs"
+}
+
+# program NAME ARGUMENTS...: a test program, without cargo, which would wait for what compiles beside it.
+program() {
+  path=$(sed -n "s/^$1 //p" "$logs/programs")
+  shift
+  (cd tests && "$path" "$@")
 }
 
 # Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
@@ -51,20 +64,25 @@ clippy() {
   "$(dirname "$FERRY_RUSTC")/cargo-clippy" clippy --locked "$@" -- -D warnings
 }
 
-# Each step and the minutes it may take, of a run of 28.
+# Each step, the minutes it may take, of a run of 28, and what it is. `programs` wants images and test programs,
+# which are built before the first of them. `beside` compiles or computes; the first of these starts a lane in which
+# they run one after the other, when the processors have nothing else to do, while the steps after it mostly wait.
 steps() {
   cat <<END
-scripts 1
-format 1
-images 8
-lint-guest 8
-unit 16
-lint-host 8
-docs 6
-sim 6
-system 14
-browser 10
-state-sleep-faults-fuzz 20
+scripts 1 alone
+format 1 alone
+images 8 alone
+lint-guest 8 alone
+unit 16 alone
+sim 6 programs
+browser 10 programs
+gap 6 programs
+lint-host 14 beside
+docs 8 beside
+fuzz 16 beside
+moves 14 programs
+state 10 programs
+sleep-faults 14 programs
 END
 }
 
@@ -77,8 +95,7 @@ step() {
         \( -name '*.sh' -o -path ./qemu/rustc -o -path ./.ci/run \) -print | sort | xargs shellcheck -x -e SC1091 ;;
     format)
       cargo fmt --all --check
-      (cd runtime/machine && cargo fmt --check)
-      (cd tests/fuzz && cargo fmt --check) ;;
+      (cd runtime/machine && cargo fmt --check) ;;
     lint-host) clippy --all-targets ;;
     # Without the examples of documentation, of which there are none. Most of these tests wait for processes.
     unit) RUST_TEST_THREADS=6 host_test --all-targets ;;
@@ -96,45 +113,32 @@ step() {
       size=$(wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$smallest")
       echo "image of $smallest: $size bytes, limit $image_limit"
       [ "$size" -le "$image_limit" ] ;;
-    sim) host_test --test sim ;;
-    # Time is part of what is tested here: one test at a time, and nothing beside it.
-    system)
-      build_images
-      build_programs
-      host_test --test system -- --test-threads=1 gap:: moves:: wire:: ;;
-    # The rest of the system tests, and a thousand connections asleep for two minutes; by hand
-    # FERRY_TEST_SLEEP=43200 is a night. The machine waits most of the time, so two other things are done side by
-    # side with that: faults in the middle of moves (tests/faults.sh is that with arguments), and fuzzing.
-    state-sleep-faults-fuzz)
-      FERRY_TEST_SLEEP=${FERRY_TEST_SLEEP:-120}
-      export FERRY_TEST_SLEEP
-      build_images
-      build_programs
-      host_test --test system --test faults --no-run
-      nice -n 19 sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" >"$logs/fuzz.out" 2>&1 &
-      fuzz=$!
-      failed=0
-      host_test --test system -- --test-threads=1 \
-        --skip gap:: --skip moves:: --skip wire:: --skip sleep:: || failed=1
-      sh tests/run.sh --step faults >"$logs/faults.out" 2>&1 &
-      faults=$!
-      host_test --test system -- --test-threads=1 sleep:: || failed=1
-      wait "$faults" || failed=1
-      wait "$fuzz" || failed=1
-      cat "$logs/faults.out" "$logs/fuzz.out"
-      [ "$failed" -eq 0 ] ;;
+    programs) build_programs ;;
+    sim) program sim ;;
     browser)
-      build_images
-      build_programs
-      host_test --test native
+      program native
       sh tests/browser/moves.sh
       sh tests/browser/overlook.sh ;;
-    # For tests/faults.sh.
+    # Tests of whole systems, one at a time. Those of `gap` measure: nothing runs beside them.
+    gap) program system --test-threads=1 gap:: ;;
+    moves) program system --test-threads=1 moves:: wire:: ;;
+    state) program system --test-threads=1 --skip gap:: --skip moves:: --skip wire:: --skip sleep:: ;;
+    # A thousand connections asleep for two minutes; by hand FERRY_TEST_SLEEP=43200 is a night. The machine waits
+    # most of that time, so faults in the middle of moves are tested meanwhile.
+    sleep-faults)
+      FERRY_TEST_SLEEP=${FERRY_TEST_SLEEP:-120}
+      export FERRY_TEST_SLEEP
+      failed=0
+      sh tests/run.sh --step faults >"$logs/faults.out" 2>&1 &
+      faults=$!
+      program system --test-threads=1 sleep:: || failed=1
+      wait "$faults" || failed=1
+      cat "$logs/faults.out"
+      [ "$failed" -eq 0 ] ;;
     faults)
-      build_images
-      build_programs
       # shellcheck disable=SC2086 # a list of words
-      host_test --test faults -- ${FERRY_FAULTS:---runs 20 --seed 1} ;;
+      program faults ${FERRY_FAULTS:---runs 20 --seed 1} ;;
+    fuzz) sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" ;;
     *)
       echo "tests: no step is called $1" >&2
       exit 2 ;;
@@ -178,9 +182,10 @@ total_passed=0
 total_failed=0
 summary=
 child=
+lane=
 finish() {
   trap '' INT TERM HUP
-  [ -z "$child" ] || kill "$child" 2>/dev/null || true
+  for process in $child $lane; do kill "$process" 2>/dev/null || true; done
   printf '\n%s\n' "step                 passed  failed  seconds$summary"
   echo "$total_passed passed, $total_failed failed"
   [ "$total_failed" -eq 0 ] && [ "$total_passed" -gt 0 ]
@@ -188,42 +193,72 @@ finish() {
 }
 trap 'total_failed=$((total_failed + 1)); finish' INT TERM HUP
 
-# run NAME MINUTES COMMAND...
-run() {
-  name=$1
-  begun=$(date +%s)
-  limit=$(($2 * budget / 28))
-  left=$((started + budget - begun))
-  [ "$limit" -le "$left" ] || limit=$left
-  shift 2
-  log=$logs/$name.log
-  printf '\n== %s\n' "$name"
-  code=124
-  : >"$log"
-  if [ "$limit" -gt 0 ]; then
-    timeout -k 20 "$limit" "$@" >"$log" 2>&1 </dev/null &
-    child=$!
-    # The log is followed, not piped: what a step leaves running must not hold up the next.
-    tail -f -s 0.2 --pid="$child" -n +1 "$log"
-    code=0
-    wait "$child" || code=$?
-    child=
-  fi
-  seconds=$(($(date +%s) - begun))
-  [ "$code" -ne 124 ] || echo "tests: $name had not ended after $seconds s; stopped"
+# limit MINUTES: seconds that a step may take from now on.
+limit() {
+  seconds=$(($1 * budget / 28))
+  left=$((started + budget - $(date +%s)))
+  [ "$seconds" -le "$left" ] || seconds=$left
+  echo "$seconds"
+}
+
+# account NAME CODE SECONDS: adds what a step's log says to the summary.
+account() {
+  log=$logs/$1.log
+  [ "$2" -ne 124 ] || echo "tests: $1 had not ended after $3 s; stopped"
   found=$(counts "$log")
   passed=${found% *} failed=${found#* }
-  if [ "$code" -ne 0 ] && [ "$failed" -eq 0 ]; then
+  if [ "$2" -ne 0 ] && [ "$failed" -eq 0 ]; then
     failed=1
-  elif [ "$code" -eq 0 ] && [ "$passed" -eq 0 ]; then
+  elif [ "$2" -eq 0 ] && [ "$passed" -eq 0 ]; then
     passed=1
   fi
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
   summary="$summary
-$(printf '%-20s %6s  %6s  %7s' "$name" "$passed" "$failed" "$seconds")"
-  echo "== $name: $passed passed, $failed failed, $seconds s"
+$(printf '%-20s %6s  %6s  %7s' "$1" "$passed" "$failed" "$3")"
+  echo "== $1: $passed passed, $failed failed, $3 s"
 }
+
+# run NAME MINUTES COMMAND...
+run() {
+  name=$1
+  begun=$(date +%s)
+  seconds=$(limit "$2")
+  shift 2
+  printf '\n== %s\n' "$name"
+  code=124
+  : >"$logs/$name.log"
+  if [ "$seconds" -gt 0 ]; then
+    timeout -k 20 "$seconds" "$@" >"$logs/$name.log" 2>&1 </dev/null &
+    child=$!
+    # The log is followed, not piped: what a step leaves running must not hold up the next.
+    tail -f -s 0.2 --pid="$child" -n +1 "$logs/$name.log"
+    code=0
+    wait "$child" || code=$?
+    child=
+  fi
+  account "$name" "$code" $(($(date +%s) - begun))
+}
+
+# lane < "NAME MINUTES" LINES: steps that run beside the others.
+lane() {
+  trap 'kill "$child" 2>/dev/null; exit 143' TERM
+  while read -r name minutes; do
+    begun=$(date +%s)
+    code=124
+    seconds=$(limit "$minutes")
+    if [ "$seconds" -gt 0 ]; then
+      $idle timeout -k 20 "$seconds" sh "$root/tests/run.sh" --step "$name" >"$logs/$name.log" 2>&1 </dev/null &
+      child=$!
+      code=0
+      wait "$child" || code=$?
+    fi
+    echo "$code $(($(date +%s) - begun))" >"$logs/$name.end"
+  done
+}
+# Gives way to whatever else wants to run, at once.
+idle='chrt --idle 0'
+command -v chrt >/dev/null || idle='nice -n 19'
 
 mkdir -p "$logs"
 run setup 12 sh qemu/setup.sh --tests
@@ -231,9 +266,37 @@ run setup 12 sh qemu/setup.sh --tests
 [ "$total_failed" -eq 0 ] || finish
 total_passed=0
 
-# Not piped into the loop: the loop counts.
-steps >"$logs/steps"
-while read -r name minutes <&3; do
-  ! wanted "$name" || run "$name" "$minutes" sh "$root/tests/run.sh" --step "$name"
+# Not piped into the loops: they count.
+steps | while read -r name minutes kind; do
+  ! wanted "$name" || echo "$name $minutes $kind"
+done >"$logs/steps"
+sed -n 's/ beside$//p' "$logs/steps" >"$logs/beside"
+rm -f "$logs"/*.end
+built=
+while read -r next minutes kind <&3; do
+  if [ "$kind" = beside ]; then
+    [ -z "$lane" ] || continue
+    echo "tests: beside the next steps run: $(cut -d' ' -f1 "$logs/beside" | tr '\n' ' ')"
+    lane <"$logs/beside" &
+    lane=$!
+    continue
+  fi
+  if [ "$kind" = programs ] && [ -z "$built" ]; then
+    run programs 12 sh "$root/tests/run.sh" --step programs
+    built=yes
+  fi
+  run "$next" "$minutes" sh "$root/tests/run.sh" --step "$next"
 done 3<"$logs/steps"
+
+if [ -n "$lane" ]; then
+  echo "tests: waiting for what runs beside: $(cut -d' ' -f1 "$logs/beside" | tr '\n' ' ')"
+  wait "$lane" || true
+  lane=
+  while read -r name _ <&3; do
+    printf '\n== %s\n' "$name"
+    cat "$logs/$name.log"
+    read -r code seconds <"$logs/$name.end" || code=1 seconds=0
+    account "$name" "$code" "$seconds"
+  done 3<"$logs/beside"
+fi
 finish
