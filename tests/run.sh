@@ -75,11 +75,11 @@ images 8 alone
 lint-guest 8 alone
 unit 16 alone
 sim 6 programs
-browser 10 programs
 gap 6 programs
 lint-host 14 beside
 docs 8 beside
 fuzz 16 beside
+browser 10 programs
 moves 14 programs
 state 10 programs
 sleep-faults 14 programs

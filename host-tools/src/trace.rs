@@ -2,8 +2,8 @@
 //!
 //! A command makes a trace id, or takes that of `$TRACEPARENT`, and sends it with every request (W3C Trace
 //! Context, `traceparent`). Whoever serves the request says what it does under that id and passes it on with
-//! what it asks of others, so one id leads from the command through the manager and both agents. It ends at
-//! the guest's control port: the guest's own lines carry no id.
+//! what it asks of others, so one id leads from the command through the manager and both agents. Agents
+//! tell it to the guests that move, which name it on their consoles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,6 +73,12 @@ impl TraceId {
         given.unwrap_or_else(|| Self(random().max(1)))
     }
 
+    /// The id as a number. Not 0.
+    #[must_use]
+    pub fn bits(self) -> u128 {
+        self.0
+    }
+
     fn traceparent(self, span: u64) -> String {
         format!("00-{self}-{:016x}-01", span.max(1))
     }
@@ -85,9 +91,15 @@ fn random() -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
+/// The trace under which this is done, if there is one.
+#[must_use]
+pub fn current() -> Option<TraceId> {
+    CURRENT.try_with(|id| *id).ok()
+}
+
 /// What a request sends along, if there is a trace.
 pub fn header() -> Option<HeaderValue> {
-    let id = CURRENT.try_with(|id| *id).ok()?;
+    let id = current()?;
     HeaderValue::from_str(&id.traceparent(random() as u64)).ok()
 }
 
@@ -99,7 +111,7 @@ pub async fn under<F: Future>(id: TraceId, what: F) -> F::Output {
 
 /// What is spawned goes on under the trace of whoever spawns it.
 pub fn carry<F: Future>(what: F) -> impl Future<Output = F::Output> {
-    let id = CURRENT.try_with(|id| *id).ok();
+    let id = current();
     async move {
         match id {
             Some(id) => under(id, what).await,

@@ -30,6 +30,12 @@ use crate::{buffers, clock, heap};
 const RESERVE: usize = 1 << 20;
 /// How often, in task polls, a busy runtime looks at network and orders.
 const EVENT_INTERVAL: u32 = 31;
+/// How long a service that reads may leave the network unserved. Peers send a tail loss probe after two
+/// round trips and a few milliseconds without an answer (RFC 8985 §7.2).
+const LATE_NS: u64 = 500_000;
+/// Bytes read at once that make room worth telling the peer, although the network was served just now: it can
+/// send while the service works on them.
+const ROOM: usize = 16 << 10;
 /// A time in which something else happens.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,6 +47,8 @@ static FREE_MAP: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new())
 static LISTING: Single<RefCell<Vec<u8>>> = Single::new(RefCell::new(Vec::new()));
 /// Connections dropped while the stack was at work, to be closed when it has finished.
 static DROPPED: Single<RefCell<Vec<ConnId>>> = Single::new(RefCell::new(Vec::new()));
+/// When [`serve`] last ended, by the monotonic clock.
+static SERVED_NS: Single<Cell<u64>> = Single::new(Cell::new(0));
 /// [`serve`] is on the call stack: wakers that read the clock must not enter it again.
 static SERVING: Single<Cell<bool>> = Single::new(Cell::new(false));
 
@@ -103,8 +111,19 @@ fn serve() -> bool {
         let progress = with_stack(|stack| stack.poll(now(), &mut Card));
         woke |= progress.woke;
         if !progress.more || woke {
+            SERVED_NS.set(clock::monotonic_ns());
             return woke;
         }
+    }
+}
+
+/// Called after the service has read `bytes`, as other systems serve the network in system calls: a task that
+/// works on all it can get, or several that take turns, must not keep peers waiting.
+pub fn keep_up(bytes: usize) {
+    if bytes >= ROOM || clock::monotonic_ns().saturating_sub(SERVED_NS.get()) >= LATE_NS {
+        SERVING.set(true);
+        serve();
+        SERVING.set(false);
     }
 }
 

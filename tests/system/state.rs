@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use ferry_tests::harness::{Client, World};
+use ferry_tests::harness::{Client, World, output_within};
 use serde_json::Value;
 
 use crate::{IP, world};
@@ -120,4 +120,34 @@ fn of_every_kind_after_ten_moves() {
     let here = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let off = wall.abs_diff(here);
     assert!(off < Duration::from_millis(1500), "wall clock off by {off:?}");
+}
+
+/// One trace id leads from the command through the daemons into both guests.
+#[test]
+fn the_guests_name_the_trace_of_a_move() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let world = world("trace");
+    let _service = world.service("pingpong", "traced", "a", IP, &[]);
+    let mut command = world.command(&["migrate", "traced", "--to", "b"]);
+    command.env("TRACEPARENT", format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let out = output_within(&command, LIMIT);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let of_trace = |logs: &str| -> Vec<String> {
+        let begin = format!("ferry: trace {TRACE}: ");
+        logs.lines().filter_map(|line| Some(line.split_once(&begin)?.1.to_owned())).collect()
+    };
+    let wanted = [
+        "its orders begin, the guest is running",
+        "its orders begin, the guest is in standby",
+        "the service was taken over with 0 connections, 0 frames were held",
+    ];
+    // The last is said when the guest has nothing else to do.
+    let begun = Instant::now();
+    loop {
+        let said = of_trace(&world.run(&["logs", "traced"]));
+        if said == wanted {
+            break;
+        }
+        assert!(said.len() < wanted.len() && begun.elapsed() < LIMIT, "{said:#?}");
+    }
 }

@@ -56,6 +56,7 @@ async fn capture(
     instance: &Arc<Instance>,
     request: &CheckpointRequest,
 ) -> Result<Checkpoint, ApiError> {
+    instance.guest.trace().await;
     let timeout_us = DRAIN_LIMIT.as_micros() as u32;
     let order = Order::Drain { timeout_us };
     let drained = instance.guest.order(order, DRAIN_LIMIT + ORDER_LIMIT).await;

@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 
+use crate::trace;
+
 /// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -52,6 +54,7 @@ pub fn name(order: &Order) -> &'static str {
         Order::Resume { .. } => "resume",
         Order::Connections => "connections",
         Order::Shutdown => "shutdown",
+        Order::Trace { .. } => "trace",
     }
 }
 
@@ -125,6 +128,14 @@ impl Guest {
         tokio::time::timeout(limit, exchange)
             .await
             .unwrap_or(Err(OrderError::Timeout { order: name, limit }))
+    }
+
+    /// Tells the guest to which trace the next orders belong, if they belong to one. Nobody waits for its
+    /// answer: guests of images that do not know the order refuse it.
+    pub async fn trace(&self) {
+        if let Some(id) = trace::current() {
+            let _ = self.begin(Order::Trace { id: id.bits() }).await;
+        }
     }
 
     /// Gives an order; the answer is awaited separately.

@@ -117,6 +117,7 @@ async fn receive<S: AsyncRead + AsyncWrite>(
     tracing::info!("{}: a standby is started for move {migration} from {source}", spec.name);
     let begun = Instant::now();
     let instance = host.start(reservation, &spec, kernel, true, 0, Some(migration)).await?;
+    instance.guest.trace().await;
     let state = standby.insert(Standby {
         instance,
         mirror: None,
@@ -285,6 +286,7 @@ pub struct Taken {
 /// # Errors
 /// The guest refused or did not answer. The standby is then to be removed.
 pub async fn take_over(instance: &Instance, epoch: u64) -> Result<Taken, ApiError> {
+    instance.guest.trace().await;
     instance.hurry();
     instance.set_port_open(true)?;
     let answer = instance.guest.order(resume_order(epoch), Phase::Resume.row().deadline).await;

@@ -33,6 +33,10 @@ pub struct Control {
     report: Option<Report>,
     /// The connections at the freeze, where they were listed.
     frozen: Option<Listing>,
+    /// Whose orders these are; 0 if nobody said.
+    trace: u128,
+    /// What came of them, to be said when there is nothing else to do.
+    ended: Option<Ended>,
     /// The last thing on the port was no frame; said once, however long the garbage.
     garbage: bool,
 }
@@ -45,8 +49,19 @@ static CONTROL: Local<Control> = Local::new(Control {
     task: None,
     report: None,
     frozen: None,
+    trace: 0,
+    ended: None,
     garbage: false,
 });
+
+/// How a drain, a freeze or a move ended for this guest.
+#[derive(Clone, Copy)]
+struct Ended {
+    trace: u128,
+    taken_over: bool,
+    connections: u32,
+    held_frames: u32,
+}
 
 /// Announces the guest to its agent.
 pub fn ready(state: State, epoch: u64) {
@@ -100,6 +115,18 @@ pub fn complete() {
     CONTROL.borrow().complete();
 }
 
+/// Says what came of the last orders under a trace. The console takes a microsecond a byte and more: not while
+/// peers wait.
+pub fn tell() {
+    let Some(ended) = CONTROL.borrow().ended.take() else { return };
+    let Ended { trace, taken_over, connections, held_frames } = ended;
+    let what = if taken_over { "was taken over" } else { "goes on" };
+    uart::early_print(format_args!(
+        "ferry: trace {trace:032x}: the service {what} with {connections} connections, {held_frames} frames \
+         were held\n"
+    ));
+}
+
 /// Tells the agent that the service has ended.
 pub fn exited(code: i32) {
     send(&FromGuest::Exited { code });
@@ -131,6 +158,19 @@ impl Control {
     fn begin(&mut self, Request { id, order }: Request) {
         match order {
             Order::Hello => return answer(id, Answer::Hello(self.hello())),
+            Order::Trace { id: trace } => {
+                self.trace = trace;
+                uart::early_print(format_args!(
+                    "ferry: trace {trace:032x}: its orders begin, the guest is {}\n",
+                    match self.state {
+                        State::Standby => "in standby",
+                        State::Running => "running",
+                        State::Draining => "drained",
+                        State::Frozen => "frozen",
+                    }
+                ));
+                return answer(id, Answer::Done);
+            }
             Order::Shutdown if self.state != State::Running => {
                 answer(id, Answer::Done);
                 exports::power_off()
@@ -188,7 +228,18 @@ impl Control {
                 self.state = State::Draining;
                 Answer::Drained(Drained { connections, settled, elapsed_us })
             }
-            (Order::Thaw | Order::Resume { .. }, Report::Resumed { connections, held_frames }) => {
+            (
+                order @ (Order::Thaw | Order::Resume { .. }),
+                Report::Resumed { connections, held_frames },
+            ) => {
+                let taken_over = matches!(order, Order::Resume { .. });
+                self.ended = (self.trace != 0).then_some(Ended {
+                    trace: self.trace,
+                    taken_over,
+                    connections,
+                    held_frames,
+                });
+                self.trace = 0;
                 Answer::Resumed { connections, held_frames }
             }
             (Order::Connections, Report::Connections(listing)) => connections(listing),

@@ -31,6 +31,7 @@ pub fn run() -> ! {
                     side::run_portable();
                     control::complete();
                 } else {
+                    control::tell();
                     halt(deadline, true, nic::Nic::ready);
                 }
             }

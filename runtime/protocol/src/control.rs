@@ -64,6 +64,12 @@ pub enum Order {
     Connections,
     /// End the guest. Answer: [`Answer::Done`], then QEMU exits.
     Shutdown,
+    /// The orders that follow belong to this trace (W3C Trace Context, `trace-id`): the guest says on its
+    /// console what came of them under it. Allowed always. Answer: [`Answer::Done`].
+    Trace {
+        /// Not 0.
+        id: u128,
+    },
 }
 
 /// Where a guest stands.
@@ -147,7 +153,7 @@ pub enum Answer {
         /// How many.
         count: u32,
     },
-    /// To [`Order::Shutdown`].
+    /// To [`Order::Shutdown`] and [`Order::Trace`].
     Done,
     /// The order was not carried out; the guest's state has not changed.
     Refused(Refusal),

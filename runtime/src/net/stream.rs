@@ -84,6 +84,7 @@ impl AsyncRead for TcpStream {
         };
         with_stack(|stack| stack.poll_recv(cx, self.id, space)).map(|read| {
             let read = read.map_err(stream_error)?;
+            engine::keep_up(read);
             // SAFETY: so many bytes have been written.
             unsafe { buf.assume_init(read) };
             buf.advance(read);

@@ -96,6 +96,7 @@ pub async fn run(
         begun: Instant::now(),
         frozen_at: None,
     };
+    this.instance.guest.trace().await;
     let mut teller = Teller { events, told: 0, entered: None };
     let policy = Policy { limits: this.request.limits, ..Policy::default() };
     let mut machine = Machine::new(policy);
