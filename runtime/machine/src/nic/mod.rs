@@ -3,6 +3,7 @@
 //! Interrupts end a halt and do nothing else: the receive queue asks for them only while the CPU is
 //! about to halt, the transmit queue only while it is full.
 
+mod burst;
 mod dma;
 mod find;
 mod queue;
@@ -13,6 +14,7 @@ use bitflags::bitflags;
 use heapless::Deque;
 use virtio_drivers::transport::{SomeTransport, Transport};
 
+use self::burst::Sending;
 use self::queue::{BUFFER_LEN, Queue, RECEIVE, TRANSMIT};
 use crate::cell::Local;
 
@@ -20,7 +22,9 @@ bitflags! {
     /// The feature bits this driver knows (virtio 1.2 §5.1.3, §6).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
+        const CSUM = 1 << 0;
         const MAC = 1 << 5;
+        const HOST_TSO4 = 1 << 11;
         const VERSION_1 = 1 << 32;
     }
 }
@@ -67,6 +71,8 @@ pub struct Nic {
     taken: Option<u16>,
     /// Transmit buffer handed out by [`Nic::transmit`], and the frame's length.
     filling: Option<(u16, usize)>,
+    /// What was filled and is not yet queued.
+    sending: Sending,
     /// A transmit buffer was wanted and there was none.
     transmit_wanted: bool,
     mac: [u8; 6],
@@ -96,8 +102,10 @@ impl Nic {
         mut transport: SomeTransport<'static>,
         msix: Option<find::MsiX>,
     ) -> Result<Self, virtio_drivers::Error> {
-        let features = transport.begin_init(Features::MAC | Features::VERSION_1);
+        let features = transport.begin_init(Features::all());
         let modern = features.contains(Features::VERSION_1);
+        let header = if modern { HEADER_MODERN } else { HEADER_LEGACY };
+        let cuts = features.contains(Features::CSUM | Features::HOST_TSO4);
         let mut mac = [0; 6];
         for (at, byte) in mac.iter_mut().enumerate() {
             *byte = transport.read_config_space(at)?;
@@ -115,12 +123,13 @@ impl Nic {
         Ok(Self {
             transport,
             msix: msix.is_some(),
-            header: if modern { HEADER_MODERN } else { HEADER_LEGACY },
+            header,
             receive,
             transmit,
             held: Deque::new(),
             taken: None,
             filling: None,
+            sending: Sending::new(header, cuts),
             transmit_wanted: false,
             mac,
         })
@@ -172,16 +181,18 @@ impl Nic {
         Some(&mut bytes[header..header + len])
     }
 
-    /// Queues the frame written into the buffer from [`Nic::transmit`].
+    /// Takes the frame written into the buffer from [`Nic::transmit`]: it is queued at the next flush at the
+    /// latest.
     pub fn transmit_done(&mut self) {
         if let Some((buffer, len)) = self.filling.take() {
-            self.transmit.post_len(buffer, self.header + len);
+            self.sending.take(&mut self.transmit, buffer, len);
         }
     }
 
     /// Tells the device of what was queued since the last flush, in both queues.
     pub fn flush(&mut self) {
         self.receive_done();
+        self.sending.finish(&mut self.transmit);
         for queue in [&mut self.receive, &mut self.transmit] {
             if queue.take_unannounced() && queue.should_notify() {
                 self.transport.notify(queue.index());

@@ -11,6 +11,8 @@ use super::dma::MachineHal;
 pub const SIZE: usize = 256;
 /// Bytes of a buffer: the virtio header and a frame of MTU 1500.
 pub const BUFFER_LEN: usize = 2048;
+/// Parts of a frame at most.
+const MAX_PARTS: usize = ferry_offload::MAX_SEGMENTS;
 /// Index of the receive queue.
 pub const RECEIVE: u16 = 0;
 /// Index of the transmit queue.
@@ -22,11 +24,20 @@ struct Buffers([[u8; BUFFER_LEN]; SIZE]);
 static mut RECEIVE_BUFFERS: Buffers = Buffers([[0; BUFFER_LEN]; SIZE]);
 static mut TRANSMIT_BUFFERS: Buffers = Buffers([[0; BUFFER_LEN]; SIZE]);
 
-/// The buffer and the length that a descriptor was posted with.
+/// The part of a buffer that was posted, and the buffer whose part follows in the same chain.
 #[derive(Clone, Copy)]
 struct Posted {
-    buffer: u16,
+    start: u16,
     len: u16,
+    next: Option<u16>,
+}
+
+/// A part of a transmit buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    pub buffer: u16,
+    pub start: usize,
+    pub len: usize,
 }
 
 /// One direction of the NIC.
@@ -34,7 +45,9 @@ pub struct Queue {
     ring: VirtQueue<MachineHal, SIZE>,
     index: u16,
     buffers: *mut [u8; BUFFER_LEN],
-    /// By descriptor.
+    /// First buffer of a chain, by its first descriptor.
+    first: [u16; SIZE],
+    /// By buffer.
     posted: [Posted; SIZE],
     /// Buffers that are neither posted nor handed out (transmit only).
     free: heapless::Vec<u16, SIZE>,
@@ -61,7 +74,8 @@ impl Queue {
             ring,
             index,
             buffers: buffers.cast(),
-            posted: [Posted { buffer: 0, len: 0 }; SIZE],
+            first: [0; SIZE],
+            posted: [Posted { start: 0, len: 0, next: None }; SIZE],
             free,
             unannounced: false,
         })
@@ -99,50 +113,78 @@ impl Queue {
         unsafe { &mut *self.slice(buffer, BUFFER_LEN) }
     }
 
-    /// Gives a whole buffer to the device.
-    pub fn post(&mut self, buffer: u16) {
-        self.post_len(buffer, BUFFER_LEN);
+    /// The bytes that are posted, or to be posted, of a buffer.
+    fn part(&self, buffer: u16, Posted { start, len, .. }: Posted) -> *mut [u8] {
+        let whole = self.slice(buffer, BUFFER_LEN);
+        let start = usize::from(start).min(BUFFER_LEN);
+        // SAFETY: not beyond the end of the buffer.
+        let first = unsafe { whole.cast::<u8>().add(start) };
+        core::ptr::slice_from_raw_parts_mut(first, usize::from(len).min(BUFFER_LEN - start))
     }
 
-    /// Gives the first `len` bytes of a buffer to the device.
-    pub fn post_len(&mut self, buffer: u16, len: usize) {
-        let bytes = self.slice(buffer, len);
-        // SAFETY: the buffer is not accessed again before `pop` or `take_free` returns it.
-        let token = unsafe {
-            if self.index == RECEIVE {
-                self.ring.add(&[], &mut [&mut *bytes])
-            } else {
-                self.ring.add(&[&*bytes], &mut [])
-            }
-        };
+    /// Gives a whole buffer to the device (receive only).
+    pub fn post(&mut self, buffer: u16) {
+        let posted = Posted { start: 0, len: BUFFER_LEN as u16, next: None };
+        let bytes = self.part(buffer, posted);
+        // SAFETY: the buffer is not accessed again before `pop` returns it.
+        let token = unsafe { self.ring.add(&[], &mut [&mut *bytes]) };
+        self.note(token, buffer, posted);
+    }
+
+    /// Gives one frame in these parts to the device (transmit only).
+    pub fn post_parts(&mut self, parts: &[Part]) {
+        let mut inputs = heapless::Vec::<&[u8], MAX_PARTS>::new();
+        for (at, &Part { buffer, start, len }) in parts.iter().enumerate() {
+            let next = parts.get(at + 1).map(|part| part.buffer);
+            let posted = Posted { start: start as u16, len: len as u16, next };
+            self.posted[usize::from(buffer)] = posted;
+            // SAFETY: the buffer is not accessed again before `take_free` returns it.
+            let _ = inputs.push(unsafe { &*self.part(buffer, posted) });
+        }
+        let Some(first) = parts.first() else { return };
+        // SAFETY: as above.
+        let token = unsafe { self.ring.add(&inputs, &mut []) };
+        self.note(token, first.buffer, self.posted[usize::from(first.buffer)]);
+    }
+
+    fn note(&mut self, token: virtio_drivers::Result<u16>, buffer: u16, posted: Posted) {
         let token = token.expect("there are as many descriptors as buffers");
-        self.posted[usize::from(token)] = Posted { buffer, len: len as u16 };
+        self.first[usize::from(token)] = buffer;
+        self.posted[usize::from(buffer)] = posted;
         self.unannounced = true;
     }
 
-    /// Takes the oldest buffer that the device is done with, and the bytes it wrote.
+    /// Takes the oldest buffer that the device is done with, and the bytes it wrote (receive only).
     pub fn pop(&mut self) -> Option<(u16, usize)> {
         let token = self.ring.peek_used()?;
-        let Posted { buffer, len } = *self.posted.get(usize::from(token))?;
-        let bytes = self.slice(buffer, usize::from(len));
+        let buffer = *self.first.get(usize::from(token))?;
+        let bytes = self.part(buffer, self.posted[usize::from(buffer)]);
         // SAFETY: the same bytes that were posted under this token.
-        let used = unsafe {
-            if self.index == RECEIVE {
-                self.ring.pop_used(token, &[], &mut [&mut *bytes])
-            } else {
-                self.ring.pop_used(token, &[&*bytes], &mut [])
-            }
-        };
+        let used = unsafe { self.ring.pop_used(token, &[], &mut [&mut *bytes]) };
         used.ok().map(|len| (buffer, len as usize))
+    }
+
+    /// Takes back the buffers of the oldest frame that the device has sent; `None` if there is none.
+    fn take_sent(&mut self) -> Option<()> {
+        let token = self.ring.peek_used()?;
+        let mut inputs = heapless::Vec::<&[u8], MAX_PARTS>::new();
+        let mut next = Some(*self.first.get(usize::from(token))?);
+        while let Some(buffer) = next {
+            let posted = self.posted[usize::from(buffer)];
+            // SAFETY: the device has only read it.
+            let _ = inputs.push(unsafe { &*self.part(buffer, posted) });
+            // There are no more buffers than the vector has places.
+            let _ = self.free.push(buffer);
+            next = posted.next;
+        }
+        // SAFETY: the same bytes that were posted under this token.
+        unsafe { self.ring.pop_used(token, &inputs, &mut []) }.ok().map(drop)
     }
 
     /// A buffer to fill (transmit only), after taking back those the device has sent.
     pub fn take_free(&mut self) -> Option<u16> {
         if self.free.is_empty() {
-            while let Some((buffer, _)) = self.pop() {
-                // There are no more buffers than the vector has places.
-                let _ = self.free.push(buffer);
-            }
+            while self.take_sent().is_some() {}
         }
         self.free.pop()
     }
