@@ -151,3 +151,35 @@ fn the_guests_name_the_trace_of_a_move() {
         assert!(said.len() < wanted.len() && begun.elapsed() < LIMIT, "{said:#?}");
     }
 }
+
+/// A thousand connections that end at once need more of the card's ring than there is; when all is sent the guest
+/// halts again.
+#[test]
+fn a_guest_is_idle_after_a_full_ring() {
+    const WATCH: Duration = Duration::from_secs(2);
+    let world = world("idle");
+    let _service = world.service("pingpong", "idle", "a", IP, &[]);
+    let to = format!("{IP}:7");
+    let client = Client::start(&world, &["hold", "--connect", &to, "--connections", "1000"]);
+    assert!(client.end(LIMIT).flawless());
+    let qemu = world.guests("a")[0];
+    let begun = Instant::now();
+    loop {
+        let before = processor_time(qemu);
+        // What it needs in a time is what is asked.
+        std::thread::sleep(WATCH);
+        let used = processor_time(qemu) - before;
+        if used < WATCH / 4 {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{used:?} of {WATCH:?}");
+    }
+}
+
+/// What a process has had of the processors (`proc_pid_stat(5)`, in hundredths of a second).
+fn processor_time(pid: i32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}

@@ -73,7 +73,7 @@ pub struct Nic {
     filling: Option<(u16, usize)>,
     /// What was filled and is not yet queued.
     sending: Sending,
-    /// A transmit buffer was wanted and there was none.
+    /// A transmit buffer was wanted the last time, and there was none.
     transmit_wanted: bool,
     mac: [u8; 6],
 }
@@ -174,6 +174,8 @@ impl Nic {
                 }
             },
         };
+        // What is still with the device, or was sent meanwhile, is nothing to wake for.
+        self.transmit_wanted = false;
         self.filling = Some((buffer, len));
         let header = self.header;
         let bytes = self.transmit.buffer_mut(buffer);
