@@ -45,7 +45,7 @@ build() {
   echo "fuzz: building"
   built=$(cargo test --quiet --locked --no-run --workspace --exclude runtime --test fuzz \
     --message-format=json-render-diagnostics "$@") || return
-  ln -sf "$(echo "$built" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')" "$program"
+  ln -sf "$(printf '%s\n' "$built" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')" "$program"
 }
 
 # Longest input, in bytes: what a message of the kind can need.

@@ -100,7 +100,8 @@ fn what_differs_in_anything_else_is_no_part_of_a_burst() {
         frame[at] ^= 1;
         frame
     };
-    // Addresses of both layers, type of service, time to live, ports, sequence and acknowledgement numbers, window, urgent pointer.
+    // Addresses of both layers, type of service, time to live, ports, sequence and acknowledgement numbers, window,
+    // urgent pointer.
     for at in [0, 6, 12, 15, 22, 26, 30, 34, 36, 38, 41, 42, 45, 46, 48, 52] {
         assert!(!may_follow(&changed(at)), "byte {at}");
     }
