@@ -43,7 +43,7 @@ build() {
   done
   export FERRY_COVERAGE
   echo "fuzz: building"
-  built=$(cargo test --quiet --locked --no-run --workspace --exclude runtime --test fuzz \
+  built=$(cargo test --quiet --locked --no-run --workspace --test fuzz \
     --message-format=json-render-diagnostics "$@") || return
   ln -sf "$(printf '%s\n' "$built" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')" "$program"
 }

@@ -38,13 +38,13 @@ build_images() {
 # by the packages that are asked for, so another choice would compile most of it once more. Tests that need
 # more than this machine as it is have `test = false`: they run only when named.
 host_test() {
-  cargo test --locked --no-fail-fast --workspace --exclude runtime "$@"
+  cargo test --locked --no-fail-fast --workspace "$@"
 }
 
 # Images, programs, and the test programs that run when named, whose paths are noted.
 build_programs() {
   build_images
-  cargo build --locked --workspace --exclude runtime --all-targets
+  cargo build --locked --workspace --all-targets
   host_test --no-run --test sim --test system --test faults --test native \
     --message-format json-render-diagnostics >"$logs/built"
   jq -r 'select(.executable and .profile.test) | "\(.target.name) \(.executable)"' "$logs/built" >"$logs/programs"

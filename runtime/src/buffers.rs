@@ -1,4 +1,7 @@
-//! How large a new connection's buffers are.
+//! How the heap is shared between connections' buffers and the service.
+//!
+//! A connection costs a service memory after it was made: where it is accepted, and again where it is used. So
+//! new connections stop short of the heap's end, and a service accepts only while there is room to serve.
 
 use ferry_protocol::layout::PAGE_SIZE;
 
@@ -7,40 +10,89 @@ pub const MAX: usize = 65_535;
 /// Least buffer: below it a connection is refused.
 pub const MIN: usize = 4096;
 
-/// Bytes of each of the two buffers, by what is free of the heap's `total` bytes: large while there are
-/// few connections, then falling with the fourth power of the free part. Half the heap serves
-/// connections with large buffers, the other half some thousands more.
-pub fn size(free: usize, total: usize) -> usize {
+/// Largest part of the heap that is kept for the service: enough for a thousand requests at once.
+const MAX_RESERVE: usize = 16 << 20;
+
+/// Bytes of a heap of `total` bytes that new connections' buffers leave to the service.
+fn reserve(total: usize) -> usize {
+    (total / 8).min(MAX_RESERVE)
+}
+
+/// Bytes of each of the two buffers of a new connection, by what is free of the heap's `total` bytes: large
+/// while there are few connections, then falling with the fourth power of the free part. Half the heap
+/// serves connections with large buffers, the other half some thousands more. `None` where what is left is
+/// the service's.
+pub fn size(free: usize, total: usize) -> Option<usize> {
+    let kept = reserve(total);
+    let (free, total) = (free.saturating_sub(kept), total - kept);
     let part = (free as u64 * 256 / total.max(1) as u64).min(256);
     let size = ((MAX as u64 + 1) * part.pow(4)) >> 32;
-    (size as usize).next_multiple_of(PAGE_SIZE).clamp(MIN, MAX)
+    let size = (size as usize).next_multiple_of(PAGE_SIZE).clamp(MIN, MAX);
+    (free >= 2 * size).then_some(size)
+}
+
+/// Whether a service may accept a connection with `free` of the heap's `total` bytes left: half the reserve
+/// is for those that are being served.
+pub fn admits(free: usize, total: usize) -> bool {
+    free >= reserve(total) / 2
+}
+
+/// Whether a service that had to stop accepting may go on: later than it had to stop, so that it does not
+/// stop and go for each connection that ends.
+pub fn admits_again(free: usize, total: usize) -> bool {
+    free >= reserve(total) / 4 * 3
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Connections until the heap of `total` bytes is used up.
-    fn connections(total: usize) -> usize {
-        let mut free = total;
-        let mut count = 0;
-        while free >= 2 * size(free, total) {
-            free -= 2 * size(free, total).next_multiple_of(PAGE_SIZE);
-            count += 1;
+    /// Connections until no more are made in a heap of `total` bytes, each of which costs the service
+    /// `service` bytes when it is accepted; and how many of them are.
+    fn connections(total: usize, service: usize) -> (usize, usize) {
+        let (mut free, mut made, mut accepted) = (total, 0, 0);
+        while let Some(size) = size(free, total) {
+            free -= 2 * size.next_multiple_of(PAGE_SIZE);
+            made += 1;
+            if admits(free, total) {
+                free -= service;
+                accepted += 1;
+            }
         }
-        count
+        (made, accepted)
     }
 
     #[test]
     fn the_first_connection_gets_the_largest_buffers() {
-        assert_eq!(size(30 << 20, 30 << 20), MAX);
-        assert_eq!(size(0, 30 << 20), MIN);
-        assert_eq!(size(0, 0), MIN);
+        assert_eq!(size(30 << 20, 30 << 20), Some(MAX));
+        assert_eq!(size(1 << 30, 1 << 30), Some(MAX));
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_the_services() {
+        let total = 30 << 20;
+        let kept = reserve(total);
+        assert_eq!(size(kept + 2 * MIN, total), Some(MIN));
+        assert_eq!(size(kept + 2 * MIN - 1, total), None);
+        assert_eq!((size(0, total), size(0, 0)), (None, None));
+        assert!(admits(kept / 2, total));
+        assert!(!admits(kept / 2 - 1, total));
+        assert!(admits_again(kept, total) && !admits_again(kept / 2, total));
     }
 
     #[test]
     fn a_small_guest_holds_two_thousand_connections_and_a_larger_one_ten_thousand() {
-        assert!(connections(30 << 20) >= 2_000, "{}", connections(30 << 20));
-        assert!(connections(158 << 20) >= 12_000, "{}", connections(158 << 20));
+        assert!(connections(30 << 20, 1_000).0 >= 1_800, "{:?}", connections(30 << 20, 1_000));
+        assert!(connections(158 << 20, 1_000).0 >= 10_000, "{:?}", connections(158 << 20, 1_000));
+    }
+
+    #[test]
+    fn connections_that_cost_the_service_much_leave_it_room() {
+        for service in [4, 20, 64, 400].map(|kib| kib << 10) {
+            for total in [30 << 20, 158 << 20, 1 << 30] {
+                let (made, accepted) = connections(total, service);
+                assert!(accepted >= made * 3 / 4, "{accepted} of {made} with {service} bytes each");
+            }
+        }
     }
 }

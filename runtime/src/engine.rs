@@ -9,7 +9,6 @@
 //! The machine's tasks arrive as what `host_park` returns with. All of a drain, the capture and the
 //! resume happen inside [`idle`], so no code of the service runs between a drain's begin and its end.
 
-use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -19,15 +18,13 @@ use std::task::Waker;
 use std::time::Duration;
 
 use ferry_abi::{Listing, Report, Task, Wake};
-use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack, Storage};
+use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
 use crate::card::{self, Card};
 use crate::single::Single;
-use crate::{buffers, clock, heap};
+use crate::{admission, clock, heap};
 
-/// Part of the heap that connections leave to the service.
-const RESERVE: usize = 1 << 20;
 /// How often, in task polls, a busy runtime looks at network and orders.
 const EVENT_INTERVAL: u32 = 31;
 /// How long a service that reads may leave the network unserved. Peers send a tail loss probe after two
@@ -61,27 +58,6 @@ fn seed() -> [u64; 4] {
     std::array::from_fn(|_| ferry_abi::host_random())
 }
 
-/// Buffers by the memory that is left, in whole pages, so that one that is empty need not move.
-fn allocate_buffers(_port: u16) -> Option<Storage> {
-    let free = heap::free_bytes().saturating_sub(RESERVE);
-    let size = buffers::size(free, heap::total_bytes());
-    if free < 2 * size {
-        return None;
-    }
-    Some(Storage { rx: uninitialised(size)?, tx: uninitialised(size)? })
-}
-
-/// A buffer whose pages nobody has touched yet: zeroing it would make all of it state.
-fn uninitialised(size: usize) -> Option<Vec<u8>> {
-    let layout = Layout::array::<u8>(size).ok()?;
-    // SAFETY: no connection has a buffer of size 0.
-    let start = unsafe { std::alloc::alloc(layout) };
-    // SAFETY: the block was allocated by the global allocator with this size. Its bytes are RAM that
-    // this machine or a former owner has written, hidden from the compiler behind the allocator; only
-    // smoltcp's ring buffer sees them, which hands out none that it has not received.
-    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start, size, size) })
-}
-
 /// Runs `f` with the network stack.
 pub fn with_stack<R>(f: impl FnOnce(&mut Stack) -> R) -> R {
     f(STACK.borrow_mut().get_or_insert_with(new_stack))
@@ -97,7 +73,7 @@ fn new_stack() -> Stack {
         gateway,
         seed: seed(),
     };
-    Stack::new(&config, allocate_buffers, now())
+    Stack::new(&config, admission::buffers, now())
 }
 
 /// Takes frames and runs timers until there is no more to do. Returns whether a task may have been
@@ -158,7 +134,7 @@ pub fn look() {
 /// it awake, and will not end the wait itself.
 pub fn idle(deadline: Option<u64>) -> bool {
     SERVING.set(true);
-    let mut woke = serve();
+    let mut woke = serve() | admission::wake();
     if !woke {
         // With the ring full there is nothing to do before the card's interrupt says otherwise.
         let can_send = Card.transmit_ready();
@@ -175,6 +151,7 @@ pub fn idle(deadline: Option<u64>) -> bool {
 fn attend() {
     SERVING.set(true);
     serve();
+    admission::wake();
     if card::pending() {
         perform(park(0));
     }

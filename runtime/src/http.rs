@@ -11,6 +11,9 @@ use crate::net::TcpListener;
 
 /// A client must have sent its request's head within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes that a connection's read and write buffers hold, each: what a socket's queue can give or take at
+/// once (`crate::buffers::MAX`). A request's head must fit.
+const MAX_BUFFER: usize = 64 << 10;
 
 /// Serves `router` on `port` for ever.
 ///
@@ -29,6 +32,7 @@ pub async fn serve(port: u16, router: axum::Router) -> io::Result<()> {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(MAX_BUFFER)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             if let Err(error) = connection.await {

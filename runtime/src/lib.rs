@@ -15,7 +15,7 @@
 //! order in which a service meets its layers:
 //!
 //! 1. `start`: the first code on the portable stack; `heap`: the allocator.
-//! 2. `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line; `card`:
+//! 2. `admission`, `buffers`: whether a connection gets memory, and how much; `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line; `card`:
 //!    its calls to the machine; `rehearsal`: the same code run once by a standby while it waits.
 //! 3. `syscalls`: the kernel calls that std makes and that must not see the machine change.
 //! 4. `net` (public): `TcpListener` and `TcpStream`; `serve`: HTTP for an axum `Router`.
@@ -23,6 +23,8 @@
 //! What cannot move (threads, files, the kernel's sockets) is refused with a message that names it.
 #![cfg(any(target_os = "hermit", test))]
 
+#[cfg(target_os = "hermit")]
+mod admission;
 mod buffers;
 #[cfg(target_os = "hermit")]
 mod card;

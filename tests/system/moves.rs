@@ -113,6 +113,31 @@ fn transfer_of_8_downloads_and_8_uploads() {
     no_resets(&world, &before);
 }
 
+/// More clients than a small guest has memory to serve: some wait until others have ended. The service does not
+/// end for want of memory, and serves whoever comes next.
+#[test]
+fn a_guest_short_of_memory_lets_clients_wait() {
+    need(&["curl", "wrk"]);
+    let world = world("short");
+    let service = world.service("transfer", "short", "a", IP, &[]);
+    let limit = Duration::from_secs(60);
+    let url = format!("http://{IP}/bytes/20000?seed=7");
+    let wrk = ["wrk", "-t", "1", "-c", "1500", "-d", "4s", "--timeout", "20s", &url];
+    let out = output_within(&world.in_node("client", &wrk), limit);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+    let said = world.run(&["logs", "short"]).to_string();
+    assert!(said.contains("memory is short: connections wait to be accepted"), "{said}");
+
+    service.migrate("b");
+    let fetch = ["curl", "-sS", "--fail", "--max-time", "30", &url];
+    let out = output_within(&world.in_node("client", &fetch), limit);
+    assert!(out.status.success(), "curl: {}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.stdout.len(), 20_000);
+    assert_eq!(ferry_tests::pattern::first_wrong(7, 0, &out.stdout), None);
+}
+
 #[test]
 fn curl_and_wrk_notice_nothing() {
     need(&["curl", "wrk"]);

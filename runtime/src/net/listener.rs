@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use super::{TcpStream, listen_error, stream_error};
+use crate::admission;
 use crate::engine::with_stack;
 
 /// Connections that may wait to be accepted; a SYN beyond is dropped, and its client tries again.
@@ -31,7 +32,8 @@ impl TcpListener {
         Ok(Self { port })
     }
 
-    /// The next connection and its peer.
+    /// The next connection and its peer. Where memory is short, connections wait to be accepted until others
+    /// have ended.
     ///
     /// # Errors
     /// None while the listener lives; the signature is tokio's.
@@ -44,7 +46,7 @@ impl TcpListener {
     /// # Errors
     /// As there.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        with_stack(|stack| stack.poll_accept(cx, self.port)).map(|accepted| {
+        admission::poll_accept(cx, self.port).map(|accepted| {
             let stream = TcpStream::new(accepted.map_err(stream_error)?);
             let peer = stream.peer_addr()?;
             Ok((stream, peer))
