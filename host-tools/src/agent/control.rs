@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 
-use crate::trace;
+use crate::trace::{self, TraceId};
 
 /// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,12 +130,11 @@ impl Guest {
             .unwrap_or(Err(OrderError::Timeout { order: name, limit }))
     }
 
-    /// Tells the guest to which trace the next orders belong, if they belong to one. Nobody waits for its
-    /// answer: guests of images that do not know the order refuse it.
+    /// Tells the guest to which trace the next orders belong, or that they belong to none. Nobody waits for
+    /// its answer: guests of images that do not know the order refuse it.
     pub async fn trace(&self) {
-        if let Some(id) = trace::current() {
-            let _ = self.begin(Order::Trace { id: id.bits() }).await;
-        }
+        let id = trace::current().map_or(0, TraceId::bits);
+        let _ = self.begin(Order::Trace { id }).await;
     }
 
     /// Gives an order; the answer is awaited separately.
@@ -296,5 +295,16 @@ mod tests {
         );
         script.await.unwrap();
         assert_eq!(said.wait_for(|said| said.gone).await.unwrap().exited, Some(3));
+    }
+
+    #[tokio::test]
+    async fn orders_without_a_command_behind_them_end_an_earlier_trace() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let guest = Guest::new(ours, 1);
+        let id = TraceId::of_command();
+        trace::under(id, guest.trace()).await;
+        guest.trace().await;
+        assert_eq!(request(&mut theirs).await.order, Order::Trace { id: id.bits() });
+        assert_eq!(request(&mut theirs).await.order, Order::Trace { id: 0 });
     }
 }

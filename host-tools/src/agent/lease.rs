@@ -170,6 +170,7 @@ async fn stop(host: &Arc<Host>, instance: Arc<Instance>) {
 
 /// Clients are told to wait, and no frame of the guest leaves this host any more.
 async fn freeze(instance: &Instance) -> Result<(), ApiError> {
+    instance.guest.trace().await;
     let drain = Order::Drain { timeout_us: DRAIN_LIMIT.as_micros() as u32 };
     let drained = instance.guest.order(drain, DRAIN_LIMIT + ORDER_LIMIT).await;
     let frozen = match drained {

@@ -160,15 +160,17 @@ impl Control {
             Order::Hello => return answer(id, Answer::Hello(self.hello())),
             Order::Trace { id: trace } => {
                 self.trace = trace;
-                uart::early_print(format_args!(
-                    "ferry: trace {trace:032x}: its orders begin, the guest is {}\n",
-                    match self.state {
-                        State::Standby => "in standby",
-                        State::Running => "running",
-                        State::Draining => "drained",
-                        State::Frozen => "frozen",
-                    }
-                ));
+                let state = match self.state {
+                    State::Standby => "in standby",
+                    State::Running => "running",
+                    State::Draining => "drained",
+                    State::Frozen => "frozen",
+                };
+                if trace != 0 {
+                    uart::early_print(format_args!(
+                        "ferry: trace {trace:032x}: its orders begin, the guest is {state}\n"
+                    ));
+                }
                 return answer(id, Answer::Done);
             }
             Order::Shutdown if self.state != State::Running => {

@@ -67,7 +67,7 @@ pub enum Order {
     /// The orders that follow belong to this trace (W3C Trace Context, `trace-id`): the guest says on its
     /// console what came of them under it. Allowed always. Answer: [`Answer::Done`].
     Trace {
-        /// Not 0.
+        /// 0: no command is behind them, and nothing is said.
         id: u128,
     },
 }
