@@ -58,6 +58,30 @@ fn pingpong_with_1000_connections() {
     pingpong(1000, 1000);
 }
 
+/// After a move a thousand windows are reopened, more than the card's ring has room for: whoever wants to go on
+/// before that is done waits for the card, not for the next frame that happens to come.
+#[test]
+fn one_of_a_thousand_connections_goes_on_after_each_move() {
+    let world = world("one");
+    let service = world.service("pingpong", "pp", "a", IP, &[]);
+    let before = Counters::read(&world);
+    let to = service.at(7);
+    let mut idle = Client::start(&world, &["hold", "--connect", &to, "--connections", "1000"]);
+    assert_eq!(idle.mark("open").alive, 1000);
+    let mut one = Client::start(&world, &["pingpong", "--connect", &to, "--connections", "1"]);
+    for to in ["b", "a", "b", "a"] {
+        one.mark(to);
+        service.migrate(to);
+        // Time for what was lost to be sent again, and for a hundred round trips.
+        std::thread::sleep(Duration::from_secs(1));
+        let window = one.mark("moved");
+        assert!(window.progress > 100 && window.gap_ms.max < 900.0, "to {to}: {window:?}");
+    }
+    flawless(&one.end(Duration::from_secs(90)));
+    assert!(idle.end(Duration::from_secs(90)).flawless());
+    no_resets(&world, &before);
+}
+
 #[test]
 fn ten_thousand_connections_are_open_at_once_and_move() {
     let connections = 10_000;

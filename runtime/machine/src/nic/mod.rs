@@ -1,7 +1,9 @@
 //! The NIC: one receive and one transmit queue of a virtio-net device (virtio 1.2 §5.1).
 //!
-//! Interrupts end a halt and do nothing else: the receive queue asks for them only while the CPU is
-//! about to halt, the transmit queue only while it is full.
+//! Interrupts end a halt and do nothing else: the receive queue asks for them while the CPU is about to
+//! halt. The transmit queue never does. The device would interrupt for the first frame it has sent of a
+//! full ring, and again for almost each that followed; whoever needs room comes back after a moment, when
+//! there is much of it.
 
 mod burst;
 mod dma;
@@ -73,8 +75,6 @@ pub struct Nic {
     filling: Option<(u16, usize)>,
     /// What was filled and is not yet queued.
     sending: Sending,
-    /// A transmit buffer was wanted the last time, and there was none.
-    transmit_wanted: bool,
     mac: [u8; 6],
 }
 
@@ -130,7 +130,6 @@ impl Nic {
             taken: None,
             filling: None,
             sending: Sending::new(header, cuts),
-            transmit_wanted: false,
             mac,
         })
     }
@@ -166,16 +165,8 @@ impl Nic {
         }
         let buffer = match self.filling.take() {
             Some((buffer, _)) => buffer,
-            None => match self.transmit.take_free() {
-                Some(buffer) => buffer,
-                None => {
-                    self.transmit_wanted = true;
-                    return None;
-                }
-            },
+            None => self.transmit.take_free()?,
         };
-        // What is still with the device, or was sent meanwhile, is nothing to wake for.
-        self.transmit_wanted = false;
         self.filling = Some((buffer, len));
         let header = self.header;
         let bytes = self.transmit.buffer_mut(buffer);
@@ -202,11 +193,9 @@ impl Nic {
         }
     }
 
-    /// Whether there is something to do: a frame to take, or room where there was none.
+    /// Whether there is a frame to take.
     pub fn ready(&mut self) -> bool {
-        !self.held.is_empty()
-            || self.receive.has_used()
-            || (self.transmit_wanted && self.transmit.has_used())
+        !self.held.is_empty() || self.receive.has_used()
     }
 
     /// Whether a frame has arrived that is not yet taken in.
@@ -218,7 +207,6 @@ impl Nic {
     pub fn listen(&mut self) {
         self.flush();
         self.receive.interrupts(true);
-        self.transmit.interrupts(self.transmit_wanted);
         if !self.msix {
             // A level-triggered line stays up, and a further event makes no new interrupt, until the
             // device has been read.
@@ -229,8 +217,6 @@ impl Nic {
     /// No interrupts until the next [`Nic::listen`].
     pub fn attend(&mut self) {
         self.receive.interrupts(false);
-        self.transmit.interrupts(false);
-        self.transmit_wanted = false;
         if !self.msix {
             self.transport.ack_interrupt();
         }
