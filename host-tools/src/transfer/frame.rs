@@ -5,6 +5,8 @@
 //!  | "FT" | version | kind | length u32 | crc-32 u32 | payload … |
 //! ```
 //!
+//! A packed frame's payload is the length of what was packed, u32, and an LZ4 block.
+//!
 //! Integers are little-endian. Magic, version, kind and length are checked before a byte of the
 //! payload is awaited; the CRC-32 (IEEE 802.3) over kind, length and payload before it is used.
 
@@ -15,11 +17,14 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// First two bytes of a frame.
 pub const MAGIC: [u8; 2] = *b"FT";
 /// Version of framing and messages.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload: 256 pages, their run headers, and a margin.
 pub const MAX_PAYLOAD: usize = 256 * 4096 + 8192;
+
+/// Bytes of a packed frame's payload before the block.
+const PACKED_HEADER_LEN: usize = 4;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub enum Kind {
     Message = 1,
     /// Runs of pages.
     Pages = 2,
+    /// The same, packed; [`read`] gives it out as `Pages`.
+    Packed = 3,
 }
 
 /// Why bytes were not a frame.
@@ -49,6 +56,8 @@ pub enum FrameError {
     Length { found: u32 },
     #[error("frame with a wrong checksum")]
     Checksum,
+    #[error("packed frame that does not unpack")]
+    Packed,
 }
 
 impl From<io::Error> for FrameError {
@@ -83,6 +92,41 @@ pub fn finish(buf: &mut [u8], kind: Kind) {
     buf[8..12].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// Ends the frame of pages in `buf`, packed where that makes it shorter by an eighth at least. `scratch` is for
+/// the caller to keep, so that not each frame allocates one.
+///
+/// # Panics
+/// As [`finish`].
+pub fn finish_pages(buf: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+    let payload = &buf[HEADER_LEN..];
+    let len = payload.len();
+    scratch.resize(lz4_flex::block::get_maximum_output_size(len), 0);
+    match lz4_flex::block::compress_into(payload, scratch) {
+        Ok(packed) if PACKED_HEADER_LEN + packed <= len - len / 8 => {
+            buf.truncate(HEADER_LEN);
+            buf.extend_from_slice(&(len as u32).to_le_bytes());
+            buf.extend_from_slice(&scratch[..packed]);
+            finish(buf, Kind::Packed);
+        }
+        _ => finish(buf, Kind::Pages),
+    }
+}
+
+/// Unpacks the payload of a packed frame in place.
+fn unpack(payload: &mut Vec<u8>) -> Result<(), FrameError> {
+    let packed = std::mem::take(payload);
+    let (len, block) = packed.split_first_chunk().ok_or(FrameError::Packed)?;
+    let len = u32::from_le_bytes(*len);
+    if len as usize > MAX_PAYLOAD {
+        return Err(FrameError::Length { found: len });
+    }
+    payload.resize(len as usize, 0);
+    match lz4_flex::block::decompress_into(block, payload) {
+        Ok(unpacked) if unpacked == payload.len() => Ok(()),
+        _ => Err(FrameError::Packed),
+    }
+}
+
 fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(header);
@@ -109,6 +153,7 @@ pub async fn read(
     let kind = match header[3] {
         1 => Kind::Message,
         2 => Kind::Pages,
+        3 => Kind::Packed,
         found => return Err(FrameError::Kind { found }),
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
@@ -121,6 +166,10 @@ pub async fn read(
     if checksum(&header[..8], payload) != crc {
         return Err(FrameError::Checksum);
     }
+    if kind == Kind::Packed {
+        unpack(payload)?;
+        return Ok(Kind::Pages);
+    }
     Ok(kind)
 }
 
@@ -128,12 +177,16 @@ pub async fn read(
 mod tests {
     use super::*;
 
-    fn frame(content: &[u8]) -> Vec<u8> {
+    fn frame_of(kind: Kind, content: &[u8]) -> Vec<u8> {
         let mut buf = Vec::new();
         begin(&mut buf);
         buf.extend(content);
-        finish(&mut buf, Kind::Pages);
+        finish(&mut buf, kind);
         buf
+    }
+
+    fn frame(content: &[u8]) -> Vec<u8> {
+        frame_of(Kind::Pages, content)
     }
 
     async fn decode(mut bytes: &[u8]) -> Result<(Kind, Vec<u8>), FrameError> {
@@ -159,6 +212,41 @@ mod tests {
         for len in 0..good.len() {
             assert!(matches!(decode(&good[..len]).await, Err(FrameError::Ended)), "cut at {len}");
         }
+    }
+
+    #[tokio::test]
+    async fn pages_are_packed_where_it_pays() {
+        let noise: Vec<u8> =
+            (0..20_000_u32).flat_map(|n| n.wrapping_mul(n | 0x9e37_79b1).to_le_bytes()).collect();
+        let (even, mut scratch) = (vec![7; 50_000], Vec::new());
+        for (content, kind) in [(&even, Kind::Packed), (&noise, Kind::Pages)] {
+            let mut buf = Vec::new();
+            begin(&mut buf);
+            buf.extend(content);
+            finish_pages(&mut buf, &mut scratch);
+            assert_eq!(buf[3], kind as u8);
+            assert_eq!(decode(&buf).await.unwrap(), (Kind::Pages, content.clone()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_unpack_is_refused() {
+        let packed =
+            |len: u32, block: &[u8]| frame_of(Kind::Packed, &[&len.to_le_bytes(), block].concat());
+        let block = lz4_flex::block::compress(&[7; 5000]);
+        assert_eq!(decode(&packed(5000, &block)).await.unwrap().1, [7; 5000]);
+        for len in [0, 4999, 5001, MAX_PAYLOAD as u32] {
+            let error = decode(&packed(len, &block)).await.unwrap_err();
+            assert!(matches!(error, FrameError::Packed), "{len}: {error}");
+        }
+        let error = decode(&packed(MAX_PAYLOAD as u32 + 1, &block)).await.unwrap_err();
+        assert!(matches!(error, FrameError::Length { .. }), "{error}");
+        for cut in 0..block.len() {
+            let error = decode(&packed(5000, &block[..cut])).await.unwrap_err();
+            assert!(matches!(error, FrameError::Packed), "cut at {cut}: {error}");
+        }
+        let error = decode(&frame_of(Kind::Packed, b"abc")).await.unwrap_err();
+        assert!(matches!(error, FrameError::Packed), "{error}");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@
 use ferry_protocol::layout::PAGE_SIZE;
 
 use super::PageDigest;
-use super::frame::{self, Kind};
+use super::frame;
 use crate::qemu::ram::{RamError, RamFile};
 
 /// Pages in one frame, at most.
@@ -39,6 +39,7 @@ pub struct FrameBuilder<'a> {
     /// Ascending page numbers still to be sent.
     pages: &'a [u32],
     digest: &'a mut PageDigest,
+    packed: Vec<u8>,
     /// Pages put into frames, those left out because they were never anything but zero not counted.
     pub sent: u32,
 }
@@ -46,7 +47,7 @@ pub struct FrameBuilder<'a> {
 impl<'a> FrameBuilder<'a> {
     /// Frames for `pages`, ascending numbers. Each goes into `digest` as it was read.
     pub fn new(ram: &'a RamFile, pages: &'a [u32], digest: &'a mut PageDigest) -> Self {
-        Self { ram, pages, digest, sent: 0 }
+        Self { ram, pages, digest, packed: Vec::new(), sent: 0 }
     }
 
     /// Puts the next frame into `buf`; false when there is none left.
@@ -67,7 +68,7 @@ impl<'a> FrameBuilder<'a> {
         }
         let any = buf.len() > frame::HEADER_LEN;
         if any {
-            frame::finish(buf, Kind::Pages);
+            frame::finish_pages(buf, &mut self.packed);
         }
         Ok(any || !self.pages.is_empty())
     }
@@ -202,13 +203,20 @@ mod tests {
         ram
     }
 
-    fn copy(pages: &[u32], from: &RamFile, to: &RamFile, digests: &mut [PageDigest; 2]) -> u32 {
+    async fn copy(
+        pages: &[u32],
+        from: &RamFile,
+        to: &RamFile,
+        digests: &mut [PageDigest; 2],
+    ) -> u32 {
         let [ours, theirs] = digests;
         let mut builder = FrameBuilder::new(from, pages, ours);
         let mut buf = Vec::new();
         while builder.next_frame(&mut buf).unwrap() {
             if buf.len() > frame::HEADER_LEN {
-                apply(&buf[frame::HEADER_LEN..], to, theirs).unwrap();
+                let (mut stream, mut payload) = (&buf[..], Vec::new());
+                frame::read(&mut stream, &mut payload).await.unwrap();
+                apply(&payload, to, theirs).unwrap();
             }
         }
         builder.sent
@@ -220,8 +228,8 @@ mod tests {
         bytes
     }
 
-    #[test]
-    fn rounds_end_with_equal_memory_and_equal_digests() {
+    #[tokio::test]
+    async fn rounds_end_with_equal_memory_and_equal_digests() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (ram(&dir, "a"), ram(&dir, "b"));
         let mut digests = Default::default();
@@ -229,23 +237,23 @@ mod tests {
             from.write_pages(page, &[page as u8 | 1; 4096]).unwrap();
         }
         let everything: Vec<u32> = (0..PAGES as u32).collect();
-        assert_eq!(copy(&everything, &from, &to, &mut digests), 7, "zeros are left out");
+        assert_eq!(copy(&everything, &from, &to, &mut digests).await, 7, "zeros are left out");
         // One page changes, one becomes zero, one zero page is reported but was never sent.
         from.write_pages(1, &[9; 4096]).unwrap();
         from.write_pages(2, &[0; 4096]).unwrap();
-        assert_eq!(copy(&[1, 2, 3], &from, &to, &mut digests), 2);
+        assert_eq!(copy(&[1, 2, 3], &from, &to, &mut digests).await, 2);
         assert!(all(&from) == all(&to));
         assert_eq!(digests[0].finish(), digests[1].finish());
         assert_eq!(digests[0].count(), 7);
     }
 
-    #[test]
-    fn a_lost_page_shows_in_the_digest() {
+    #[tokio::test]
+    async fn a_lost_page_shows_in_the_digest() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (ram(&dir, "a"), ram(&dir, "b"));
         let mut digests: [PageDigest; 2] = Default::default();
         from.write_pages(4, &[1; 4096]).unwrap();
-        copy(&[4], &from, &to, &mut digests);
+        copy(&[4], &from, &to, &mut digests).await;
         digests[0].put(5, &[2; 4096]);
         assert_ne!(digests[0].finish(), digests[1].finish());
     }

@@ -24,7 +24,8 @@ pub fn run(input: &[u8]) {
     } else {
         frame::begin(&mut framed);
         framed.extend(rest);
-        frame::finish(&mut framed, Kind::Message);
+        let kind = [Kind::Message, Kind::Packed, Kind::Pages][usize::from(side >> 2) % 3];
+        frame::finish(&mut framed, kind);
         &framed
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
