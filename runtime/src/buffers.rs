@@ -10,12 +10,13 @@ pub const MAX: usize = 65_535;
 /// Least buffer: below it a connection is refused.
 pub const MIN: usize = 4096;
 
-/// Largest part of the heap that is kept for the service: enough for a thousand requests at once.
-const MAX_RESERVE: usize = 16 << 20;
+/// What is kept for the service of a heap of middling size: enough for hundreds of requests at once.
+const MIDDLING_RESERVE: usize = 4 << 20;
 
-/// Bytes of a heap of `total` bytes that new connections' buffers leave to the service.
+/// Bytes of a heap of `total` bytes that new connections' buffers leave to the service: an eighth of a small one,
+/// a 32nd of a large one.
 fn reserve(total: usize) -> usize {
-    (total / 8).min(MAX_RESERVE)
+    (total / 8).min(MIDDLING_RESERVE).max(total / 32)
 }
 
 /// Bytes of each of the two buffers of a new connection, by what is free of the heap's `total` bytes: large
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn a_small_guest_holds_two_thousand_connections_and_a_larger_one_ten_thousand() {
         assert!(connections(30 << 20, 1_000).0 >= 1_800, "{:?}", connections(30 << 20, 1_000));
-        assert!(connections(158 << 20, 1_000).0 >= 10_000, "{:?}", connections(158 << 20, 1_000));
+        assert!(connections(158 << 20, 1_700).0 >= 10_000, "{:?}", connections(158 << 20, 1_700));
     }
 
     #[test]
