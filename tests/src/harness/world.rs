@@ -355,12 +355,13 @@ fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// A program that was built beside this test. Not by cargo's variable for it: a shell between cargo and
+/// A program that was built beside this one. Not by cargo's variable for it: a shell between cargo and
 /// the compiler drops variables with a `-` in their name.
 pub(super) fn built(name: &str, how: &str) -> PathBuf {
-    // target/PROFILE/deps/system-HASH
-    let test = std::env::current_exe().unwrap_or_default();
-    let profile = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    // target/PROFILE/deps/system-HASH, or target/PROFILE/ferry-bench
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = program.parent().unwrap_or(Path::new("."));
+    let profile = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let path = profile.join(name);
     assert!(path.is_file(), "there is no {}: {how}", path.display());
     path

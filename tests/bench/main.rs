@@ -1,0 +1,88 @@
+//! `ferry-bench`: measures Ferry beside its peers, on this machine, in one run, and writes a report.
+//!
+//! `sh tests/bench.sh` sets up what it needs and calls it.
+
+mod figure;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use figure::{Damage, Figure};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scale {
+    /// Every figure, few runs: about 20 minutes on two processors
+    Quick,
+    /// More runs of each
+    Full,
+}
+
+/// Measures Ferry beside its peers and writes report.md, report.json and plots.
+#[derive(Parser)]
+struct Cli {
+    /// How much is measured
+    #[arg(value_enum, default_value = "quick")]
+    scale: Scale,
+    /// Only these parts
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    /// Where guests, images and traces of a run lie
+    #[arg(long, value_name = "DIR", default_value = "target/tmp")]
+    scratch: PathBuf,
+}
+
+/// What one part of the benchmark may use, and what it hands back.
+pub struct Bench {
+    /// How much is measured.
+    scale: Scale,
+    /// An absolute directory for files of the run.
+    scratch: PathBuf,
+    /// What has been found so far.
+    figures: Vec<Figure>,
+    /// What went wrong with connections of Ferry's clients.
+    damage: Damage,
+}
+
+/// A part: its name, and what measures it. An error says what is missing or what failed; the other parts go on.
+type Part = (&'static str, fn(&mut Bench) -> Result<(), String>);
+
+const PARTS: &[Part] = &[];
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let scratch = std::fs::create_dir_all(&cli.scratch).and_then(|()| cli.scratch.canonicalize());
+    let scratch = match scratch {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            eprintln!("error: {}: {error}", cli.scratch.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut bench = Bench { scale: cli.scale, scratch, figures: Vec::new(), damage: Damage::default() };
+    let mut failures = Vec::new();
+    for (name, measure) in PARTS {
+        if !cli.only.is_empty() && !cli.only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        let begun = Instant::now();
+        println!("== {name}");
+        if let Err(error) = measure(&mut bench) {
+            eprintln!("bench: {name}: {error}");
+            failures.push(format!("{name}: {error}"));
+        }
+        println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    if let Err(error) = report::write(&cli.out, &bench, &failures) {
+        eprintln!("error: {}: {error}", cli.out.display());
+        return ExitCode::FAILURE;
+    }
+    println!("bench: the report is {}", cli.out.join("report.md").display());
+    if failures.is_empty() && bench.damage == Damage::default() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
