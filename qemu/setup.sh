@@ -3,6 +3,7 @@
 #
 #   sh qemu/setup.sh           compiler, Hermit's standard library, kernel source, QEMU, the lab's network tools
 #   sh qemu/setup.sh --tests   also what tests/run.sh needs
+#   sh qemu/setup.sh --bench   also what tests/bench.sh needs beside that
 #
 # Installs what is missing, after saying what and why; ends quickly when nothing is. See toolchain.sh for the
 # choice of compiler (FERRY_TOOLCHAIN overrides it).
@@ -14,11 +15,13 @@ export PATH
 here=$(cd "$(dirname "$0")" && pwd)
 
 tests=
+bench=
 case ${1-} in
   '') ;;
   --tests) tests=yes ;;
+  --bench) tests=yes bench=yes ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 2 ;;
 esac
 
@@ -88,6 +91,29 @@ if [ -n "$tests" ]; then
   need_command chromium chromium "browser that edits a note through moves"
 fi
 
+# need_header HEADER PACKAGE
+need_header() {
+  [ -e "/usr/include/$1" ] || [ ! -e /etc/debian_version ] || need "$2" "headers, to build CRIU with"
+}
+
+if [ -n "$bench" ]; then
+  need_command nft nftables "locks the address of a process while CRIU moves it"
+  # From Linux 6.13 on processes have a mapping that no CRIU of Debian 12 knows.
+  if grep -q vvar_vclock /proc/self/maps; then
+    need_command git git "gets the source of CRIU, a peer that Ferry is measured beside"
+    need_command make make "builds CRIU"
+    need_command pkg-config pkg-config "builds CRIU"
+    need_command protoc-c protobuf-c-compiler "builds CRIU"
+    need_header protobuf-c/protobuf-c.h libprotobuf-c-dev
+    need_header libnl3/netlink/netlink.h libnl-3-dev
+    need_header libnet.h libnet1-dev
+    need_header sys/capability.h libcap-dev
+    need_header uuid/uuid.h uuid-dev
+  else
+    need_command criu criu "a peer that Ferry is measured beside"
+  fi
+fi
+
 if [ -n "$packages" ]; then
   echo "setup: this machine lacks:$reasons"
   install="apt-get install --no-install-recommends$packages"
@@ -102,7 +128,7 @@ if [ -n "$packages" ]; then
     if command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
       as_root=sudo
     else
-      echo "setup: only root can install it. Run this as root, then \`sh qemu/setup.sh${tests:+ --tests}\` again:" >&2
+      echo "setup: only root can install it. Run this as root, then \`sh qemu/setup.sh${1:+ $1}\` again:" >&2
       echo "  apt-get update && $install" >&2
       exit 1
     fi
@@ -122,3 +148,4 @@ fi
 
 sh "$here/toolchain.sh"
 sh "$here/../runtime/kernel/prepare.sh"
+[ -z "$bench" ] || sh "$here/../tests/bench/prepare.sh"

@@ -11,7 +11,10 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
 export PATH
 
-sh qemu/setup.sh --tests
+sh qemu/setup.sh --bench
 cargo build --locked --release --target x86_64-unknown-hermit -p pingpong -p transfer -p stateful
 cargo build --locked --release --workspace --exclude runtime --bins
+# The same services for the peers: as Linux programs that need no library.
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target x86_64-unknown-linux-gnu \
+  --target-dir "${CARGO_TARGET_DIR:-target}/static" -p pingpong -p transfer
 exec "${CARGO_TARGET_DIR:-target}/release/ferry-bench" "$@"

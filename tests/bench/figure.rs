@@ -14,7 +14,11 @@ impl Sample {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index within the sample")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index within the sample"
+        )]
         sorted.get((last as f64 * part).floor() as usize).copied()
     }
 
@@ -79,7 +83,9 @@ impl Figure {
     pub fn ratio(&self) -> Option<f64> {
         let ours = self.ferry.median()?;
         match &self.peer {
-            Some(peer) => peer.sample.median().filter(|theirs| *theirs > 0.0).map(|theirs| ours / theirs),
+            Some(peer) => {
+                peer.sample.median().filter(|theirs| *theirs > 0.0).map(|theirs| ours / theirs)
+            }
             None => Some(ours),
         }
     }
@@ -99,4 +105,13 @@ pub struct Damage {
     pub damaged: usize,
     /// Connections of Ferry's clients that failed in any way.
     pub failed: usize,
+}
+
+impl Damage {
+    /// Counts what went wrong elsewhere too.
+    pub fn add(&mut self, other: Self) {
+        self.resets += other.resets;
+        self.damaged += other.damaged;
+        self.failed += other.failed;
+    }
 }

@@ -3,7 +3,13 @@
 //! `sh tests/bench.sh` sets up what it needs and calls it.
 
 mod figure;
+mod measure;
+mod mover;
+mod moves;
+mod peers;
+mod plot;
 mod report;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +52,8 @@ pub struct Bench {
     scratch: PathBuf,
     /// What has been found so far.
     figures: Vec<Figure>,
+    /// Pictures for the report.
+    plots: Vec<plot::Plot>,
     /// What went wrong with connections of Ferry's clients.
     damage: Damage,
 }
@@ -53,7 +61,7 @@ pub struct Bench {
 /// A part: its name, and what measures it. An error says what is missing or what failed; the other parts go on.
 type Part = (&'static str, fn(&mut Bench) -> Result<(), String>);
 
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[("move", moves::run)];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -65,7 +73,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut bench = Bench { scale: cli.scale, scratch, figures: Vec::new(), damage: Damage::default() };
+    let mut bench = Bench {
+        scale: cli.scale,
+        scratch,
+        figures: Vec::new(),
+        plots: Vec::new(),
+        damage: Damage::default(),
+    };
     let mut failures = Vec::new();
     for (name, measure) in PARTS {
         if !cli.only.is_empty() && !cli.only.iter().any(|wanted| wanted == name) {
@@ -73,7 +87,7 @@ fn main() -> ExitCode {
         }
         let begun = Instant::now();
         println!("== {name}");
-        if let Err(error) = measure(&mut bench) {
+        if let Err(error) = caught(|| measure(&mut bench)) {
             eprintln!("bench: {name}: {error}");
             failures.push(format!("{name}: {error}"));
         }
@@ -84,5 +98,17 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("bench: the report is {}", cli.out.join("report.md").display());
-    if failures.is_empty() && bench.damage == Damage::default() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() && bench.damage == Damage::default() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a piece of the benchmark; the harness panics with what failed, and that is no reason to lose the rest.
+fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned())
+    })
 }

@@ -17,6 +17,7 @@ pub fn write(dir: &Path, bench: &Bench, failures: &[String]) -> io::Result<()> {
         .iter()
         .map(|figure| {
             let mut row = json!(figure);
+            row["p99"] = json!(figure.ferry.quantile(0.99));
             row["median"] = json!(figure.ferry.median());
             row["peer_median"] = json!(figure.peer.as_ref().and_then(|peer| peer.sample.median()));
             row["ratio"] = json!(figure.ratio());
@@ -32,6 +33,9 @@ pub fn write(dir: &Path, bench: &Bench, failures: &[String]) -> io::Result<()> {
         "not_measured": failures,
         "figures": figures,
     });
+    for plot in &bench.plots {
+        fs::write(dir.join(&plot.file), &plot.svg)?;
+    }
     fs::write(dir.join("report.json"), format!("{report:#}\n"))?;
     fs::write(dir.join("report.md"), text(bench, failures))
 }
@@ -41,12 +45,15 @@ fn machine() -> String {
     let first = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines()
-            .find_map(|line| Some(line.strip_prefix(key)?.trim_start_matches([' ', '\t', ':']).to_owned()))
+            .find_map(|line| {
+                Some(line.strip_prefix(key)?.trim_start_matches([' ', '\t', ':']).to_owned())
+            })
             .unwrap_or_default()
     };
     let said = |program: &str, argument: &str| {
         let out = std::process::Command::new(program).arg(argument).output();
-        let text = out.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
+        let text =
+            out.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
         text.lines().next().unwrap_or_default().to_owned()
     };
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
@@ -70,6 +77,9 @@ fn text(bench: &Bench, failures: &[String]) -> String {
     for failure in failures {
         let _ = writeln!(out, "\nNot measured: {failure}");
     }
+    for plot in &bench.plots {
+        let _ = writeln!(out, "\n![{}]({})", plot.caption, plot.file);
+    }
     let mut section = "";
     for figure in &bench.figures {
         if figure.section != section {
@@ -87,12 +97,18 @@ fn text(bench: &Bench, failures: &[String]) -> String {
 fn row(figure: &Figure) -> String {
     let sample = |sample: &Sample| match (sample.median(), sample.max()) {
         (Some(median), Some(max)) if sample.0.len() > 1 => {
-            format!("{} (max {}, {} runs)", number(median), number(max), sample.0.len())
+            // Of fewer there is no such thing.
+            let p99 = sample.quantile(0.99).filter(|_| sample.0.len() >= 20);
+            let p99 = p99.map_or(String::new(), |p99| format!("p99 {}, ", number(p99)));
+            format!("{} ({p99}max {}, {} runs)", number(median), number(max), sample.0.len())
         }
         (Some(only), _) => number(only),
         _ => "-".to_owned(),
     };
-    let peer = figure.peer.as_ref().map_or("-".to_owned(), |p| format!("{}: {}", p.name, sample(&p.sample)));
+    let peer = figure
+        .peer
+        .as_ref()
+        .map_or("-".to_owned(), |p| format!("{}: {}", p.name, sample(&p.sample)));
     let goal = match figure.goal {
         Some(Goal::AtMost(limit)) => format!("≤ {}", number(limit)),
         Some(Goal::AtLeast(limit)) => format!("≥ {}", number(limit)),

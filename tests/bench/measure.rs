@@ -1,0 +1,115 @@
+//! The one loop that measures every system under every workload.
+//!
+//! Time is cut into windows by the client's marks: a window in which the service moves, then a quiet one of the same
+//! length, and so on. What the longest gap of the first has over that of the second is the *added gap*: it is what the
+//! move costs, and not what the client, the service and the machine cost anyway.
+
+use std::time::{Duration, Instant};
+
+use ferry_tests::client::{End, Window};
+use ferry_tests::harness::World;
+
+use crate::figure::{Damage, Sample};
+use crate::mover::Mover;
+use crate::workload::{Clients, Workload};
+
+/// Slow start and the first measurements of the round trip are over by then, and code is translated.
+const WARM_UP: Duration = Duration::from_millis(1500);
+/// What belongs to a move's window after its end: clients that lost something find that out by their timers, and a
+/// window one second after a move is what the rate is taken from.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Length of the window before the first move.
+const FIRST_QUIET: Duration = Duration::from_secs(2);
+
+/// What was measured of one system under one workload; the n-th of each is of the n-th move.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The client's longest gap in the move's window, less that in the quiet window after it, in milliseconds.
+    pub added_ms: Sample,
+    /// The longest gap in the quiet window, in milliseconds.
+    pub quiet_ms: Sample,
+    /// The longest gap in the move's window, in milliseconds.
+    pub moving_ms: Sample,
+    /// As the system reports it.
+    pub downtime_ms: Sample,
+    /// From the order to the end.
+    pub total_ms: Sample,
+    /// Bytes that went from host to host.
+    pub bytes: Sample,
+    /// Rate from one second after the move on, as part of the rate before it.
+    pub kept_rate: Sample,
+    /// What happened to connections.
+    pub damage: Damage,
+}
+
+impl Outcome {
+    /// The smallest added gap that the median of these can tell from none, in milliseconds: its standard error, from
+    /// the median deviation of the quiet windows' gaps as if they were distributed normally.
+    pub fn resolution_ms(&self) -> f64 {
+        let middle = self.quiet_ms.median().unwrap_or(0.0);
+        let deviations = Sample(self.quiet_ms.0.iter().map(|gap| (gap - middle).abs()).collect());
+        let deviation = 1.4826 * deviations.median().unwrap_or(0.0);
+        // Each added gap is a difference of two; a median scatters by a quarter more than a mean.
+        let error =
+            1.2533 * deviation * 2_f64.sqrt() / (self.quiet_ms.0.len().max(1) as f64).sqrt();
+        error.max(SMALLEST_MS)
+    }
+}
+
+/// What a client's own thread needs for a round of its connections is no gap.
+const SMALLEST_MS: f64 = 0.1;
+
+/// Moves a service `moves` times under a workload.
+pub fn measure(
+    world: &World,
+    mover: &mut dyn Mover,
+    workload: Workload,
+    moves: usize,
+) -> Result<Outcome, String> {
+    let mut clients = Clients::start(world, workload);
+    std::thread::sleep(WARM_UP);
+    mover.prepare()?;
+    let mut out = Outcome::default();
+    let mut before = quiet(&mut clients, FIRST_QUIET);
+    for number in 1..=moves {
+        let begun = Instant::now();
+        let moved = mover.go()?;
+        std::thread::sleep(SETTLE);
+        let moving = clients.measured.mark(&format!("move {number}"));
+        let length = begun.elapsed();
+        if number < moves {
+            mover.prepare()?;
+        }
+        let after = quiet(&mut clients, length);
+        out.added_ms.0.push(moving.gap_ms.max - after.gap_ms.max);
+        out.moving_ms.0.push(moving.gap_ms.max);
+        out.quiet_ms.0.push(after.gap_ms.max);
+        out.downtime_ms.0.push(moved.downtime_ms);
+        out.total_ms.0.push(moved.total_ms);
+        out.bytes.0.push(moved.bytes);
+        out.kept_rate.0.push(rate(&after) / rate(&before));
+        before = after;
+    }
+    for end in clients.end() {
+        count(&end, &mut out.damage);
+    }
+    Ok(out)
+}
+
+/// A window of that length in which nothing happens.
+fn quiet(clients: &mut Clients, length: Duration) -> Window {
+    clients.measured.mark("what was between");
+    std::thread::sleep(length);
+    clients.measured.mark("quiet")
+}
+
+/// Bytes or messages in a millisecond.
+fn rate(window: &Window) -> f64 {
+    window.progress as f64 / window.ms
+}
+
+fn count(end: &End, damage: &mut Damage) {
+    damage.resets += end.resets;
+    damage.damaged += end.damaged;
+    damage.failed += end.connections - end.alive - end.resets - end.damaged;
+}
