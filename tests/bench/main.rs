@@ -36,6 +36,9 @@ struct Cli {
     /// Only these parts
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
+    /// Of what moves services, only these: ferry, tuned, default, image, criu
+    #[arg(long, value_name = "SYSTEM", value_delimiter = ',')]
+    systems: Vec<String>,
     /// Where the report goes
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -48,6 +51,8 @@ struct Cli {
 pub struct Bench {
     /// How much is measured.
     scale: Scale,
+    /// What moves services, by short names; none: all.
+    systems: Vec<String>,
     /// An absolute directory for files of the run.
     scratch: PathBuf,
     /// What has been found so far.
@@ -75,6 +80,7 @@ fn main() -> ExitCode {
     };
     let mut bench = Bench {
         scale: cli.scale,
+        systems: cli.systems,
         scratch,
         figures: Vec::new(),
         plots: Vec::new(),

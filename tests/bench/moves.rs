@@ -41,7 +41,7 @@ impl System {
         }
     }
 
-    /// A name for its lab.
+    /// How it is chosen on the command line, and what its lab is called.
     fn short(self) -> &'static str {
         match self {
             Self::Ferry => "ferry",
@@ -86,7 +86,10 @@ pub fn run(bench: &mut Bench) -> Result<(), String> {
     let assets = Assets::find(&bench.scratch);
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    for system in System::ALL {
+    let wanted = |system: &System| {
+        bench.systems.is_empty() || bench.systems.iter().any(|name| name == system.short())
+    };
+    for system in System::ALL.into_iter().filter(wanted) {
         let (workloads, moves) = system.plan(bench.scale);
         for service in ["pingpong", "transfer"] {
             let of_it = workloads.iter().filter(|workload| workload.service() == service);
@@ -114,7 +117,7 @@ pub fn run(bench: &mut Bench) -> Result<(), String> {
     let figures = figures(&found, &missing);
     bench.figures.extend(figures);
     bench.plots.push(gaps(&found)?);
-    let errors: Vec<String> = missing.into_iter().map(|(_, error)| error).collect();
+    let errors: Vec<String> = missing.iter().map(|(_, error)| one_line(error)).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 

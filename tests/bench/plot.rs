@@ -82,11 +82,12 @@ fn draw(
         .margin_right(VALUES)
         .x_label_area_size(FOOT)
         .y_label_area_size(NAMES)
-        .build_cartesian_2d((LEAST_MS..most * 1.3).log_scale(), 0..rows)?;
+        .build_cartesian_2d((LEAST_MS..most * 1.3).log_scale(), 0.0..f64::from(rows))?;
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .y_labels(0)
+        .disable_y_axis()
+        .y_label_formatter(&|_| String::new())
         .x_desc("milliseconds, logarithmic")
         .x_label_formatter(&|ms| format!("{ms}"))
         .label_style(text(13))
@@ -95,7 +96,7 @@ fn draw(
         .draw()?;
 
     let area = chart.plotting_area();
-    let at = |ms: f64, y: u32| area.map_coordinate(&(ms.max(LEAST_MS), y));
+    let at = |ms: f64, y: u32| area.map_coordinate(&(ms.max(LEAST_MS), f64::from(y)));
     let middle = |horizontal| Pos::new(horizontal, VPos::Center);
     let mut top = rows;
     for group in groups {

@@ -6,7 +6,7 @@
 //! before the move, and is silent about it; it answers and announces it when the process is about to run.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferry_tests::harness::{World, output_within};
@@ -21,6 +21,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is looked whether it does.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often it is looked whether CRIU or the process has got on while nobody is served.
+const POLL: Duration = Duration::from_millis(1);
+/// The file that the script makes when the process runs again.
+const RESUMED: &str = "resumed";
+/// Starts a program with its arguments, as the leader of a session: CRIU restores no half of one. Ten thousand
+/// connections are as many files.
+const START: &str = "ulimit -n $(ulimit -Hn) && exec setsid \"$0\" \"$@\"";
 /// Of nftables, on the host where the service is dumped.
 const TABLE: &str = "ip service-away";
 
@@ -32,6 +39,9 @@ pub struct Process<'w> {
     script: PathBuf,
     /// The number it has, here and after every restore.
     pid: i32,
+    /// The process itself, or the CRIU that restored it and is its parent: ends with it. Only when a parent has
+    /// waited for the process, its number is free for the next restore.
+    parent: Child,
     /// Whether it has not ended with a dump.
     runs: bool,
     /// Where in [`NODES`] it runs.
@@ -52,22 +62,20 @@ impl<'w> Process<'w> {
             std::fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()))
         };
         let output = new(&log)?;
-        // For a restore later: it leads a session, and nothing of it is open that has an end outside.
+        // Nothing of it is open that has an end outside.
         let path = program.path.display().to_string();
         world.exec(NODES[0], &["ip", "address", "add", &format!("{IP}/32"), "dev", "br0"]);
-        let mut command = world.in_node(NODES[0], &["setsid", &path, &at]);
+        let mut command = world.in_node(NODES[0], &["sh", "-c", START, &path, &at]);
         let errors = output.try_clone().map_err(|e| e.to_string())?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        let mut child = command.spawn().map_err(|e| format!("cannot start {path}: {e}"))?;
-        let pid = i32::try_from(child.id()).map_err(|e| e.to_string())?;
-        // A number is free for a restore when somebody has waited for its last owner.
-        std::thread::spawn(move || child.wait());
+        let parent = command.spawn().map_err(|e| format!("cannot start {path}: {e}"))?;
+        let pid = i32::try_from(parent.id()).map_err(|e| e.to_string())?;
         let busybox = assets.busybox.display().to_string();
         let script = world.files().join("criu.sh");
-        std::fs::write(&script, actions(&busybox))
+        std::fs::write(&script, actions(&busybox, &world.files().join(RESUMED)))
             .map_err(|e| format!("{}: {e}", script.display()))?;
         let criu = assets.criu.display().to_string();
-        let process = Self { world, criu, script, pid, runs: true, at: 0, moves: 0 };
+        let process = Self { world, criu, script, pid, parent, runs: true, at: 0, moves: 0 };
         process.world.exec(NODES[0], &["chmod", "+x", &process.script.display().to_string()]);
         let deadline = Instant::now() + START_LIMIT;
         loop {
@@ -82,23 +90,70 @@ impl<'w> Process<'w> {
         }
     }
 
-    /// Runs CRIU on a host; it must succeed.
-    fn criu(&self, node: &str, command: &str, images: &Path, more: &[&str]) -> Result<(), String> {
+    /// A command of CRIU on a host.
+    fn criu(&self, node: &str, command: &str, images: &Path) -> Command {
         let (images, script) = (images.display().to_string(), self.script.display().to_string());
-        let log = format!("{command}.log");
+        let log = log_of(command);
         let common = [&*self.criu, command, "-D", &images, "-o", &log, "-v2", "--tcp-established"];
         let lock =
             ["--network-lock", "skip", "--manage-cgroups=ignore", "--action-script", &script];
-        let out =
-            output_within(&self.world.in_node(node, &[&common[..], &lock, more].concat()), LIMIT);
-        if out.status.success() {
-            return Ok(());
-        }
-        let log = std::fs::read_to_string(format!("{images}/{log}")).unwrap_or_default();
-        let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-        let said = String::from_utf8_lossy(&out.stderr);
-        Err(format!("criu {command}: {}: {said}{}", out.status, errors.join("\n")))
+        self.world.in_node(node, &[&common[..], &lock].concat())
     }
+
+    fn dump(&mut self, node: &str, images: &Path) -> Result<(), String> {
+        let mut command = self.criu(node, "dump", images);
+        command.args(["-t", &self.pid.to_string()]);
+        let out = output_within(&command, LIMIT);
+        if !out.status.success() {
+            return Err(complain("dump", images));
+        }
+        self.runs = false;
+        Ok(())
+    }
+
+    /// Waits until nobody has the number of the process any more.
+    fn wait_for_end(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match self.parent.try_wait() {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) if Instant::now() > deadline => {
+                    return Err("the dumped process does not end".into());
+                }
+                Ok(None) => std::thread::sleep(POLL),
+                Err(error) => return Err(format!("cannot wait for the dumped process: {error}")),
+            }
+        }
+    }
+
+    fn restore(&mut self, node: &str, images: &Path) -> Result<(), String> {
+        let mut command = self.criu(node, "restore", images);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let resumed = self.world.files().join(RESUMED);
+        let _ = std::fs::remove_file(&resumed);
+        self.parent = command.spawn().map_err(|e| format!("cannot start CRIU: {e}"))?;
+        let deadline = Instant::now() + LIMIT;
+        while !resumed.exists() {
+            let ended = !matches!(self.parent.try_wait(), Ok(None));
+            if ended || Instant::now() > deadline {
+                return Err(complain("restore", images));
+            }
+            std::thread::sleep(POLL);
+        }
+        self.runs = true;
+        Ok(())
+    }
+}
+
+fn log_of(command: &str) -> String {
+    format!("{command}.log")
+}
+
+/// What CRIU says of its failure.
+fn complain(command: &str, images: &Path) -> String {
+    let log = std::fs::read_to_string(images.join(log_of(command))).unwrap_or_default();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
+    format!("criu {command} failed: {}", errors.join("; "))
 }
 
 impl Mover for Process<'_> {
@@ -122,13 +177,12 @@ impl Mover for Process<'_> {
             .and_then(|()| std::fs::create_dir_all(&there))
             .map_err(made)?;
         let begun = Instant::now();
-        self.criu(from, "dump", &here, &["-t", &self.pid.to_string()])?;
-        self.runs = false;
+        self.dump(from, &here)?;
         let copying = Instant::now();
         let bytes = copy(&here, &there).map_err(made)?;
         let copied_ms = copying.elapsed().as_secs_f64() * 1e3;
-        self.criu(to, "restore", &there, &["-d"])?;
-        self.runs = true;
+        self.wait_for_end()?;
+        self.restore(to, &there)?;
         let total_ms = begun.elapsed().as_secs_f64() * 1e3;
         self.world.exec(from, &["ip", "address", "delete", &format!("{IP}/32"), "dev", "br0"]);
         self.at = 1 - self.at;
@@ -149,19 +203,24 @@ impl Drop for Process<'_> {
             && self.runs
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        } else {
+            let _ = self.parent.kill();
         }
+        let _ = self.parent.wait();
     }
 }
 
 /// CRIU says which of its stages it is at.
-fn actions(busybox: &str) -> String {
+fn actions(busybox: &str, resumed: &Path) -> String {
+    let resumed = resumed.display();
     format!(
         "#!/bin/sh\ncase $CRTOOLS_SCRIPT_ACTION in\npre-dump)\n  exec nft '\n    add table {TABLE}\n    \
          add chain {TABLE} in {{ type filter hook input priority 0; }}\n    \
          add chain {TABLE} out {{ type filter hook output priority 0; }}\n    \
          add rule {TABLE} in ip daddr {IP} drop\n    add rule {TABLE} out ip saddr {IP} drop\n  ' ;;\n\
          post-restore)\n  echo 0 >/proc/sys/net/ipv4/conf/br0/arp_ignore\n  \
-         {busybox} arping -q -A -c 1 -I br0 {IP} >/dev/null 2>&1 & ;;\nesac\n"
+         {busybox} arping -q -A -c 1 -I br0 {IP} >/dev/null 2>&1 & ;;\n\
+         post-resume)\n  touch {resumed} ;;\nesac\n"
     )
 }
 

@@ -12,13 +12,13 @@ use super::cpio::{Entry, archive};
 use super::machine::{Boot, Machine};
 
 /// RAM of the guest.
-pub const MEMORY_MIB: u32 = 128;
+const MEMORY_MIB: u32 = 128;
 /// How long a guest may take from the start of QEMU until its programs serve. Under TCG it is some seconds.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// Modules of the NIC, each after those it needs.
 const MODULES: [&str; 8] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -51,7 +51,10 @@ impl Program {
 /// A guest whose programs serve. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct LinuxGuest {
-    machine: Machine,
+    /// Its QEMU, whose process is among [`World::guests`].
+    pub machine: Machine,
+    /// What it booted.
+    pub boot: Boot,
 }
 
 impl LinuxGuest {
@@ -64,36 +67,15 @@ impl LinuxGuest {
         programs: &[Program],
     ) -> Result<Self, String> {
         let boot = boot(assets, world.files(), ip, programs)?;
-        Ok(Self { machine: run(world, node, &boot, programs)? })
+        let mut machine = Machine::start(world, node, &boot, false)?;
+        let lines: Vec<&str> = programs.iter().map(|program| program.says).collect();
+        machine.says(&lines, BOOT_LIMIT)?;
+        Ok(Self { machine, boot })
     }
-
-    /// QEMU's process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.machine.pid()
-    }
-}
-
-/// Boots it and waits until its programs serve.
-pub fn run(
-    world: &World,
-    node: &str,
-    boot: &Boot,
-    programs: &[Program],
-) -> Result<Machine, String> {
-    let mut machine = Machine::start(world, node, boot, false)?;
-    let lines: Vec<&str> = programs.iter().map(|program| program.says).collect();
-    machine.says(&lines, BOOT_LIMIT)?;
-    Ok(machine)
 }
 
 /// Makes the guest's file system, in `dir`.
-pub fn boot(
-    assets: &Assets,
-    dir: &Path,
-    ip: Ipv4Addr,
-    programs: &[Program],
-) -> Result<Boot, String> {
+fn boot(assets: &Assets, dir: &Path, ip: Ipv4Addr, programs: &[Program]) -> Result<Boot, String> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     let directory = |name: &str| Entry::Directory { name: name.to_owned() };
     let file = |name: String, content| Entry::File { name, content };

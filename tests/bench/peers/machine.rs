@@ -13,7 +13,7 @@ use ferry_tests::harness::World;
 use super::qmp::Qmp;
 
 /// How many lines of a console are shown when something fails.
-const SHOWN: usize = 20;
+const SHOWN: usize = 60;
 
 /// What boots.
 #[derive(Clone, Debug)]
@@ -74,12 +74,6 @@ impl Machine {
     /// Its control connection.
     pub fn qmp(&mut self) -> Result<&mut Qmp, String> {
         self.qmp.as_mut().ok_or_else(|| "QEMU has no control connection".to_owned())
-    }
-
-    /// QEMU's process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Waits until the console has said all of `words`, each in a line of its own.

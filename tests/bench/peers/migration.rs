@@ -2,18 +2,20 @@
 //! the QEMU at the destination goes on with it and announces the guest's address.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_tests::harness::World;
 use serde_json::{Value, json};
 
 use super::Assets;
-use super::linux::{self, Program};
+use super::linux::{LinuxGuest, Program};
 use super::machine::{Boot, Machine};
 use crate::mover::{IP, Moved, Mover, NODES};
 
 /// Where QEMU at each of [`NODES`] listens for a guest: the address of the host in the lab.
 const ARRIVAL: [&str; 2] = ["tcp:10.77.0.11:4444", "tcp:10.77.0.12:4444"];
+/// How often QEMU is asked for what it does not know yet.
+const POLL: Duration = Duration::from_millis(5);
 /// Longest migration.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long an image of Ferry may take to listen.
@@ -49,8 +51,8 @@ impl<'w> Migrated<'w> {
         tuning: Tuning,
     ) -> Result<Self, String> {
         let programs = [Program::service(assets, service)?];
-        let boot = linux::boot(assets, world.files(), IP, &programs)?;
-        let running = linux::run(world, NODES[0], &boot, &programs)?;
+        let LinuxGuest { machine: running, boot } =
+            LinuxGuest::start(world, assets, NODES[0], IP, &programs)?;
         Ok(Self { world, boot, tuning, running, at: 0, arrival: None })
     }
 
@@ -86,13 +88,26 @@ impl Mover for Migrated<'_> {
         let to = 1 - self.at;
         let source = self.running.qmp()?;
         source.execute("migrate", json!({ "uri": ARRIVAL[to] }))?;
+        source.forget();
         let ended = |data: &Value| data["status"] == "completed" || data["status"] == "failed";
-        source.event("MIGRATION", LIMIT, ended)?;
-        let figures = source.execute("query-migrate", json!({}))?;
-        if figures["status"] != "completed" {
-            return Err(format!("QEMU's migration did not succeed: {figures}"));
+        let event = source.event("MIGRATION", LIMIT, ended)?;
+        if event["data"]["status"] == "failed" {
+            let why = source.execute("query-migrate", json!({}))?;
+            return Err(format!("QEMU's migration failed: {why}"));
         }
         arrival.qmp()?.event("RESUME", LIMIT, |_| true)?;
+        // QEMU says that it has completed a moment before it knows how long that took.
+        let deadline = Instant::now() + LIMIT;
+        let figures = loop {
+            let figures = source.execute("query-migrate", json!({}))?;
+            if figures["total-time"].as_f64() > Some(0.0) {
+                break figures;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("QEMU does not say how long its migration took: {figures}"));
+            }
+            std::thread::sleep(POLL);
+        };
         // Ends the QEMU at the source.
         self.running = arrival;
         self.at = to;

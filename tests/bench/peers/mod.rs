@@ -10,4 +10,3 @@ pub mod migration;
 pub mod qmp;
 
 pub use assets::Assets;
-pub use linux::{LinuxGuest, Program};

@@ -62,6 +62,11 @@ impl Qmp {
         }
     }
 
+    /// Forgets the events that came before the last answer: they are of another migration.
+    pub fn forget(&mut self) {
+        self.events.clear();
+    }
+
     /// Waits for an event whose data are `wanted`; others before it are forgotten.
     pub fn event(
         &mut self,

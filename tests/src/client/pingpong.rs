@@ -131,6 +131,12 @@ async fn converse(
 ) -> Result<(), Failure> {
     let (mut message, mut answer) = (vec![0; plan.size], vec![0; plan.size]);
     let mut position = 0;
+    // Spread over the time of a thought: else all would talk at once and then be silent at once, and a move in the
+    // silence would go unnoticed.
+    let offset = plan.think.mul_f64(seed as f64 / plan.connections as f64);
+    if !offset.is_zero() {
+        let _ = timeout(offset, stopped.changed()).await;
+    }
     loop {
         pattern::fill(seed, position, &mut message);
         state.borrow_mut().meter.wait(Instant::now());
