@@ -1,8 +1,9 @@
 //! What clients do while a service moves.
 
+use std::time::Duration;
+
 use ferry_tests::client::End;
 use ferry_tests::harness::{Client, World};
-use std::time::Duration;
 
 use crate::mover::IP;
 
@@ -16,7 +17,7 @@ pub enum Workload {
     /// on there are 1,000 messages a second in all, as people would send them: without a pause the service's own
     /// queue would be longer than any move.
     PingPong(usize),
-    /// So many connections that say nothing, and one beside them that plays ping-pong, by which gaps are seen.
+    /// So many connections, all but one of which say nothing. The one plays ping-pong: by it gaps are seen.
     Idle(usize),
     Download,
     Upload,
@@ -77,7 +78,7 @@ impl Clients {
         let (measured, idle) = match workload {
             Workload::PingPong(count) => (pingpong(count), None),
             Workload::Idle(count) => {
-                let (count, to) = (count.to_string(), at(7));
+                let (count, to) = ((count - 1).to_string(), at(7));
                 let idle =
                     Client::start(world, &["hold", "--connect", &to, "--connections", &count]);
                 (pingpong(1), Some(idle))
