@@ -105,7 +105,7 @@ impl Machine {
     }
 
     /// An error with the end of the console.
-    fn explain(&mut self, error: &str) -> String {
+    pub fn explain(&mut self, error: &str) -> String {
         self.said.extend(self.console.try_iter());
         let begin = self.said.len().saturating_sub(SHOWN);
         let lines: Vec<&str> = self.said.iter().skip(begin).map(String::as_str).collect();

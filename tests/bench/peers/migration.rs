@@ -76,7 +76,7 @@ impl Mover for Migrated<'_> {
         let to = 1 - self.at;
         let mut arrival = Machine::start(self.world, NODES[to], &self.boot, true)?;
         for machine in [&mut self.running, &mut arrival] {
-            tune(machine, self.tuning)?;
+            tune(machine, self.tuning).map_err(|error| machine.explain(&error))?;
         }
         arrival.qmp()?.execute("migrate-incoming", json!({ "uri": ARRIVAL[to] }))?;
         self.arrival = Some(arrival);
