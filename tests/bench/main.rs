@@ -3,9 +3,11 @@
 //! `sh tests/bench.sh` sets up what it needs and calls it.
 
 mod figure;
+mod kit;
 mod measure;
 mod mover;
 mod moves;
+mod paper;
 mod peers;
 mod plot;
 mod report;
@@ -66,7 +68,10 @@ pub struct Bench {
 /// A part: its name, and what measures it. An error says what is missing or what failed; the other parts go on.
 type Part = (&'static str, fn(&mut Bench) -> Result<(), String>);
 
-const PARTS: &[Part] = &[("move", moves::run)];
+const PARTS: &[Part] = &[
+    ("move", moves::run),
+    ("paper", paper::measure),
+];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
