@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ferry_tests::client::transfer::Direction;
 use ferry_tests::client::{
-    Control, End, Manners, hold, note, pingpong, print_line, set_manners, transfer,
+    Control, End, Manners, first, hold, note, pingpong, print_line, set_manners, transfer,
 };
 
 /// Clients that check every byte and measure every gap.
@@ -36,6 +36,11 @@ enum Client {
     },
     /// Connections that say nothing, except one message each at every mark and at the end
     Hold {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Asks an HTTP service for its first page until it answers, and ends; it may not have been started yet
+    First {
         #[command(flatten)]
         common: Common,
     },
@@ -198,6 +203,11 @@ async fn run(client: Client) -> End {
         Client::Hold { common } => {
             let control = common.control();
             hold::run(common.connect, common.connections, control).await
+        }
+        Client::First { common } => {
+            // Its end is the answer, not that of standard input.
+            let _control = common.control();
+            first::run(common.connect).await
         }
         Client::Download { common, transfer } => {
             move_bytes(Direction::Download, common, transfer).await

@@ -5,6 +5,7 @@
 //! it saw since the mark before. So a test brackets each move with two marks and reads the gap of just
 //! that move. The end of standard input, or the end of the time that was given, ends the client.
 
+pub mod first;
 pub mod hold;
 pub mod note;
 pub mod pingpong;

@@ -7,6 +7,9 @@
 //! - `state`: the same without counting.
 //! - `random`: 32 bytes of the machine's entropy.
 //! - `sleep MS`: answers when the timer has fired, with the time that a clock saw.
+//! - `fill MIB`: so many MiB more of memory that is written once, now, and kept; the answer says how many there are.
+//!
+//! In the guest it also echoes on port 7, as `pingpong` does: for clients that measure how long it stands still.
 
 mod state;
 
@@ -40,11 +43,15 @@ async fn converse(
             ("tick", "") => asked(&ask, Question::Tick).await?,
             ("state", "") => asked(&ask, Question::Look).await?,
             ("random", "") => state::random(),
+            ("fill", mib) => match mib.parse() {
+                Ok(mib) => asked(&ask, Question::Fill { mib }).await?,
+                Err(_) => r#"{"error":"fill how many MiB?"}"#.into(),
+            },
             ("sleep", ms) => match ms.parse() {
                 Ok(ms) => sleep(ms).await,
                 Err(_) => r#"{"error":"sleep how long?"}"#.into(),
             },
-            _ => r#"{"error":"tick, state, random or sleep MS"}"#.into(),
+            _ => r#"{"error":"tick, state, random, sleep MS or fill MIB"}"#.into(),
         };
         answer.push('\n');
         write.write_all(answer.as_bytes()).await?;
@@ -85,6 +92,13 @@ fn main() -> std::process::ExitCode {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(converse(stream, ask.clone()));
+            }
+        });
+        let echoing = runtime::net::TcpListener::bind(pingpong::PORT).await?;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = echoing.accept().await {
+                // An error is the peer's: reset or gone.
+                tokio::spawn(async move { pingpong::echo(stream).await.ok() });
             }
         });
         keep(questions).await

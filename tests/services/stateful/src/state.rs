@@ -16,6 +16,9 @@ thread_local! {
     static IN_LAZY_THREAD_LOCAL: RefCell<Vec<u64>> = RefCell::new(vec![0]);
 }
 
+/// Words of a MiB.
+const PIECE_WORDS: usize = (1 << 20) / 8;
+
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
@@ -23,6 +26,11 @@ pub enum Question {
     Tick,
     /// Show.
     Look,
+    /// Take so much more memory.
+    Fill {
+        /// In MiB.
+        mib: usize,
+    },
 }
 
 /// The counters that have no name of their own, and the clocks.
@@ -32,6 +40,8 @@ pub struct Places {
     in_box: Box<u64>,
     /// Many small pieces of heap, so that a lost page shows.
     in_map: BTreeMap<u64, String>,
+    /// Written once, a MiB each.
+    bulk: Vec<Vec<u64>>,
     began: Instant,
     last: Instant,
     went_back: u64,
@@ -45,6 +55,7 @@ impl Places {
             on_stack: 0,
             in_box: Box::new(0),
             in_map: BTreeMap::new(),
+            bulk: Vec::new(),
             began: now,
             last: now,
             went_back: 0,
@@ -56,8 +67,10 @@ impl Places {
         let now = Instant::now();
         self.went_back += u64::from(now < self.last);
         self.last = now;
-        if let Question::Tick = question {
-            self.tick();
+        match question {
+            Question::Tick => self.tick(),
+            Question::Look => {}
+            Question::Fill { mib } => return self.fill(mib),
         }
         // The entries say themselves what they should be.
         let broken = self.in_map.iter().filter(|(k, v)| **v != entry(**k)).count();
@@ -79,6 +92,20 @@ impl Places {
             self.went_back,
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis()),
         )
+    }
+
+    /// No page is like another, and none is empty: nobody can save the trouble of moving them.
+    fn fill(&mut self, mib: usize) -> String {
+        for _ in 0..mib {
+            let mut piece = Vec::new();
+            if piece.try_reserve_exact(PIECE_WORDS).is_err() {
+                break;
+            }
+            let first = (self.bulk.len() * PIECE_WORDS) as u64;
+            piece.extend((first + 1..).take(PIECE_WORDS).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+            self.bulk.push(piece);
+        }
+        format!(r#"{{"bulk_mib":{}}}"#, self.bulk.len())
     }
 
     fn tick(&mut self) {
