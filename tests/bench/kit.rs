@@ -1,5 +1,6 @@
 //! What the parts have in common: labs, clients whose ends are judged, and what the commands' JSON says.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ferry_tests::client::End;
@@ -7,10 +8,15 @@ use ferry_tests::harness::{Client, Service, World};
 use serde_json::Value;
 
 use crate::figure::{Figure, Goal, Sample};
+use crate::mover::NODES;
 use crate::{Bench, Scale};
 
+/// The host of a lab that services and peers run on.
+pub const HOST: &str = NODES[0];
 /// Address of the service that is measured.
 pub const IP: &str = "10.77.0.50";
+/// Address of what no agent starts: peers, and Ferry's image beside them.
+pub const BARE_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 60);
 /// Longest time for a client to end, and for connections to go away.
 const END_LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks at something that only a command tells.

@@ -2,6 +2,7 @@
 //!
 //! `sh tests/bench.sh` sets up what it needs and calls it.
 
+mod cost;
 mod figure;
 mod kit;
 mod measure;
@@ -10,7 +11,9 @@ mod moves;
 mod paper;
 mod peers;
 mod plot;
+mod process;
 mod report;
+mod state;
 mod workload;
 
 use std::path::PathBuf;
@@ -68,10 +71,7 @@ pub struct Bench {
 /// A part: its name, and what measures it. An error says what is missing or what failed; the other parts go on.
 type Part = (&'static str, fn(&mut Bench) -> Result<(), String>);
 
-const PARTS: &[Part] = &[
-    ("move", moves::run),
-    ("paper", paper::measure),
-];
+const PARTS: &[Part] = &[("move", moves::run), ("paper", paper::measure), ("cost", cost::measure)];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -27,6 +27,15 @@ pub struct Boot {
     pub ip: Ipv4Addr,
 }
 
+impl Boot {
+    /// The Ethernet address of the guest.
+    #[must_use]
+    pub fn mac(&self) -> String {
+        let [.., last] = self.ip.octets();
+        format!("52:54:00:4d:00:{last:02x}")
+    }
+}
+
 /// A running QEMU. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct Machine {
@@ -50,8 +59,7 @@ impl Machine {
         world.exec(node, &["sh", "-c", &plug]);
         let socket = world.files().join(format!("{node}{last}.qmp"));
         let _ = std::fs::remove_file(&socket);
-        let arguments =
-            arguments(boot, &tap, &format!("52:54:00:4d:00:{last:02x}"), &socket, arrival);
+        let arguments = arguments(boot, &tap, &boot.mac(), &socket, arrival);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = world.in_node(node, &arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
