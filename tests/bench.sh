@@ -17,4 +17,6 @@ cargo build --locked --release --workspace --exclude runtime --bins
 # The same services for the peers: as Linux programs that need no library.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target x86_64-unknown-linux-gnu \
   --target-dir "${CARGO_TARGET_DIR:-target}/static" -p pingpong -p transfer
+# The address that tests/bench/peers/hermit.rs expects.
+sh tests/bench/peers/hermit/build.sh 10.77.0.60 "${CARGO_TARGET_DIR:-target}/hermit"
 exec "${CARGO_TARGET_DIR:-target}/release/ferry-bench" "$@"

@@ -5,6 +5,7 @@
 mod cost;
 mod figure;
 mod kit;
+mod load;
 mod measure;
 mod mover;
 mod moves;
@@ -13,6 +14,7 @@ mod peers;
 mod plot;
 mod process;
 mod report;
+mod serving;
 mod state;
 mod workload;
 
@@ -71,7 +73,12 @@ pub struct Bench {
 /// A part: its name, and what measures it. An error says what is missing or what failed; the other parts go on.
 type Part = (&'static str, fn(&mut Bench) -> Result<(), String>);
 
-const PARTS: &[Part] = &[("move", moves::run), ("paper", paper::measure), ("cost", cost::measure)];
+const PARTS: &[Part] = &[
+    ("move", moves::run),
+    ("paper", paper::measure),
+    ("cost", cost::measure),
+    ("serving", serving::measure),
+];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

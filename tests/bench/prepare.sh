@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets what Ferry is measured beside, into target/ferry/bench: a Linux kernel with the modules of its NIC, busybox,
-# and a CRIU that works on this kernel. `sh qemu/setup.sh --bench` calls it; ends quickly when everything is there.
+# nginx, and a CRIU that works on this kernel. `sh qemu/setup.sh --bench` calls it; ends quickly when everything is there.
 # Nothing of it is installed.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -37,6 +37,22 @@ unpack_guest() {
   work=
 }
 
+# The program itself; its libraries are this machine's.
+unpack_nginx() {
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    echo "bench: this is no Debian: nginx in the Linux guest needs $out/nginx/usr/sbin/nginx" >&2
+    return
+  fi
+  echo "bench: getting Debian's nginx, for the Linux guest beside Ferry"
+  work=$(mktemp -d)
+  (cd "$work" && apt-get -q -o APT::Sandbox::User=root download nginx)
+  dpkg-deb -x "$work"/nginx_*.deb "$work/root"
+  mkdir -p "$out/nginx/usr/sbin"
+  cp "$work/root/usr/sbin/nginx" "$out/nginx/usr/sbin/nginx"
+  rm -rf "$work"
+  work=
+}
+
 build_criu() {
   echo "bench: building CRIU $criu_tag: Debian's does not know this kernel's processes"
   work=$(mktemp -d)
@@ -54,6 +70,7 @@ build_criu() {
 }
 
 [ -e "$out/vmlinuz" ] || unpack_guest
+[ -e "$out/nginx/usr/sbin/nginx" ] || unpack_nginx
 if [ ! -x "$out/criu" ]; then
   if [ "$(id -u)" -ne 0 ]; then
     echo "bench: CRIU needs root, so it is not measured" >&2

@@ -40,6 +40,14 @@ impl Assets {
         })
     }
 
+    /// Something that set-up has unpacked.
+    pub fn unpacked(&self, name: &str) -> Result<PathBuf, String> {
+        let path = Path::new(UNPACKED).join(name);
+        path.canonicalize().map_err(|error| {
+            format!("{}: {error}; `sh qemu/setup.sh --bench` unpacks it", path.display())
+        })
+    }
+
     /// A service of Ferry as a static Linux program.
     pub fn service(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.services.join(name);

@@ -1,6 +1,7 @@
 //! An ordinary Linux guest that runs Ferry's services: Debian's kernel for virtual machines, and a file system of
 //! one static program, the services and an `init` of a few lines.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// A part of the line it prints when it listens.
     pub says: &'static str,
+    /// Files that it needs: where in the guest, without the first `/`, and what is in them.
+    pub files: Vec<(String, Vec<u8>)>,
 }
 
 impl Program {
@@ -44,7 +47,12 @@ impl Program {
             "transfer" => (80, "transfer: http://"),
             other => return Err(format!("no service {other} runs in a Linux guest")),
         };
-        Ok(Self { path: assets.service(name)?, arguments: vec![format!("0.0.0.0:{port}")], says })
+        Ok(Self {
+            path: assets.service(name)?,
+            arguments: vec![format!("0.0.0.0:{port}")],
+            says,
+            files: Vec::new(),
+        })
     }
 }
 
@@ -92,6 +100,12 @@ fn boot(assets: &Assets, dir: &Path, ip: Ipv4Addr, programs: &[Program]) -> Resu
     for (index, program) in programs.iter().enumerate() {
         entries.push(file(format!("programs/{index}"), read(&program.path)?));
     }
+    let files = || programs.iter().flat_map(|program| &program.files);
+    let parents = files().flat_map(|(name, _)| Path::new(name).ancestors().skip(1));
+    // Sorted: a directory comes before what is in it.
+    let parents: BTreeSet<String> = parents.map(|dir| dir.display().to_string()).collect();
+    entries.extend(parents.iter().filter(|dir| !dir.is_empty()).map(|dir| directory(dir)));
+    entries.extend(files().map(|(name, content)| file(name.clone(), content.clone())));
     let initramfs = dir.join(format!("{ip}.cpio"));
     std::fs::write(&initramfs, archive(&entries))
         .map_err(|e| format!("{}: {e}", initramfs.display()))?;

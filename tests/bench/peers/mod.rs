@@ -4,9 +4,11 @@
 pub mod assets;
 pub mod cpio;
 pub mod criu;
+pub mod hermit;
 pub mod linux;
 pub mod machine;
 pub mod migration;
+pub mod nginx;
 pub mod qmp;
 
 pub use assets::Assets;
