@@ -124,7 +124,8 @@ fn idle_linux(
     let guest =
         LinuxGuest::start(&world, assets, HOST, BARE_IP, &[Program::service(assets, "pingpong")?])?;
     let client = idle_clients(&world, &format!("{BARE_IP}:7"), connections)?;
-    let idle = Idle::of(i32::try_from(guest.pid()).map_err(|error| error.to_string())?, runs);
+    let idle =
+        Idle::of(i32::try_from(guest.machine.pid()).map_err(|error| error.to_string())?, runs);
     drop(client);
     idle
 }

@@ -83,7 +83,12 @@ impl LinuxGuest {
 }
 
 /// Makes the guest's file system, in `dir`.
-fn boot(assets: &Assets, dir: &Path, ip: Ipv4Addr, programs: &[Program]) -> Result<Boot, String> {
+pub fn boot(
+    assets: &Assets,
+    dir: &Path,
+    ip: Ipv4Addr,
+    programs: &[Program],
+) -> Result<Boot, String> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     let directory = |name: &str| Entry::Directory { name: name.to_owned() };
     let file = |name: String, content| Entry::File { name, content };

@@ -79,6 +79,12 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The process: what starts it in the lab becomes it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its control connection.
     pub fn qmp(&mut self) -> Result<&mut Qmp, String> {
         self.qmp.as_mut().ok_or_else(|| "QEMU has no control connection".to_owned())

@@ -12,3 +12,4 @@ pub mod nginx;
 pub mod qmp;
 
 pub use assets::Assets;
+pub use linux::{LinuxGuest, Program};

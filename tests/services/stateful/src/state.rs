@@ -102,7 +102,9 @@ impl Places {
                 break;
             }
             let first = (self.bulk.len() * PIECE_WORDS) as u64;
-            piece.extend((first + 1..).take(PIECE_WORDS).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+            piece.extend(
+                (first + 1..).take(PIECE_WORDS).map(|k| k.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            );
             self.bulk.push(piece);
         }
         format!(r#"{{"bulk_mib":{}}}"#, self.bulk.len())
