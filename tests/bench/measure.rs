@@ -40,9 +40,34 @@ pub struct Outcome {
     pub kept_rate: Sample,
     /// What happened to connections.
     pub damage: Damage,
+    /// Why the service did not live to the last move. The moves before that count.
+    pub broke: Option<String>,
 }
 
 impl Outcome {
+    /// Adds the moves of another life of the same system.
+    pub fn append(&mut self, more: Self) {
+        for (all, more) in [
+            (&mut self.added_ms, more.added_ms),
+            (&mut self.quiet_ms, more.quiet_ms),
+            (&mut self.moving_ms, more.moving_ms),
+            (&mut self.downtime_ms, more.downtime_ms),
+            (&mut self.total_ms, more.total_ms),
+            (&mut self.bytes, more.bytes),
+            (&mut self.kept_rate, more.kept_rate),
+        ] {
+            all.0.extend(more.0);
+        }
+        self.damage.add(more.damage);
+        self.broke = more.broke.or(self.broke.take());
+    }
+
+    /// What there is up to a move after which the service was not there any more.
+    fn broken(mut self, number: usize, why: &str) -> Self {
+        self.broke = Some(format!("after move {number}: {why}"));
+        self
+    }
+
     /// The smallest added gap that the median of these can tell from none, in milliseconds: its standard error, from
     /// the median deviation of the quiet windows' gaps as if they were distributed normally.
     pub fn resolution_ms(&self) -> f64 {
@@ -59,7 +84,7 @@ impl Outcome {
 /// What a client's own thread needs for a round of its connections is no gap.
 const SMALLEST_MS: f64 = 0.1;
 
-/// Moves a service `moves` times under a workload.
+/// Moves a service `moves` times under a workload. An error is one of the first move's preparation.
 pub fn measure(
     world: &World,
     mover: &mut dyn Mover,
@@ -73,14 +98,23 @@ pub fn measure(
     let mut before = quiet(&mut clients, FIRST_QUIET);
     for number in 1..=moves {
         let begun = Instant::now();
-        let moved = mover.go()?;
+        let moved = match mover.go() {
+            Ok(moved) => moved,
+            Err(error) => return Ok(out.broken(number, &error)),
+        };
         std::thread::sleep(SETTLE);
         let moving = clients.measured.mark(&format!("move {number}"));
         let length = begun.elapsed();
-        if number < moves {
-            mover.prepare()?;
+        if number < moves
+            && let Err(error) = mover.prepare()
+        {
+            return Ok(out.broken(number, &error));
         }
         let after = quiet(&mut clients, length);
+        if after.progress == 0 {
+            let error = mover.explain("its clients hear nothing any more");
+            return Ok(out.broken(number, &error));
+        }
         out.added_ms.0.push(moving.gap_ms.max - after.gap_ms.max);
         out.moving_ms.0.push(moving.gap_ms.max);
         out.quiet_ms.0.push(after.gap_ms.max);

@@ -26,6 +26,11 @@ pub trait Mover {
 
     /// Moves it to the other host; it runs there when this returns.
     fn go(&mut self) -> Result<Moved, String>;
+
+    /// An error with what the service said last, if anything.
+    fn explain(&mut self, error: &str) -> String {
+        error.to_owned()
+    }
 }
 
 /// Ferry itself.

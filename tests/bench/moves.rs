@@ -15,6 +15,8 @@ use crate::workload::Workload;
 use crate::{Bench, Scale, caught};
 
 const SECTION: &str = "move";
+/// How often a service is started for one workload, if it ends before its last move.
+const LIVES: usize = 3;
 
 /// What moves a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,13 @@ struct Found {
     outcome: Outcome,
 }
 
+/// A service that could not be started or measured under a system.
+struct Missing {
+    system: System,
+    service: &'static str,
+    why: String,
+}
+
 /// Measures everything. What one system cannot do does not keep the others from being measured.
 pub fn run(bench: &mut Bench) -> Result<(), String> {
     let assets = Assets::find(&bench.scratch);
@@ -107,21 +116,29 @@ pub fn run(bench: &mut Bench) -> Result<(), String> {
             if let Err(error) = result {
                 let error = format!("{}, {service}: {error}", system.name());
                 eprintln!("bench: {error}");
-                missing.push((system, error));
+                missing.push(Missing { system, service, why: error });
             }
         }
     }
     for found in found.iter().filter(|found| found.system == System::Ferry) {
         bench.damage.add(found.outcome.damage);
     }
-    let figures = figures(&found, &missing);
+    for found in &found {
+        if let (System::Ferry, Some(why)) = (found.system, &found.outcome.broke) {
+            let (service, why) = (found.workload.service(), format!("Ferry: {why}"));
+            missing.push(Missing { system: System::Ferry, service, why });
+        }
+    }
+    let (planned, _) = System::Ferry.plan(bench.scale);
+    let figures = figures(&found, &missing, &planned);
     bench.figures.extend(figures);
     bench.plots.push(gaps(&found)?);
-    let errors: Vec<String> = missing.iter().map(|(_, error)| one_line(error)).collect();
+    let errors: Vec<String> = missing.iter().map(|lost| one_line(&lost.why)).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
-/// Starts a service in a lab of its own, and measures its workloads one after the other.
+/// Starts a service in a lab of its own, and measures its workloads one after the other. Where a service did not live
+/// to the last move, it is started again, for the moves that are left and for the next workload.
 fn measure_service(
     scratch: &Path,
     assets: Result<&Assets, &String>,
@@ -137,26 +154,48 @@ fn measure_service(
         _ => World::bare(scratch, &lab, 2),
     };
     let assets = || assets.map_err(String::clone);
-    let mut mover: Box<dyn Mover + '_> = match system {
-        System::Ferry => {
-            let many = workloads.iter().any(|workload| workload.connections() > 1000);
-            let memory: &[&str] = if many { &["--memory", "192M"] } else { &[] };
-            Box::new(Ferry::start(&world, service, memory))
-        }
-        System::QemuTuned => Box::new(Migrated::linux(&world, assets()?, service, Tuning::Short)?),
-        System::QemuDefault => {
-            Box::new(Migrated::linux(&world, assets()?, service, Tuning::Default)?)
-        }
-        System::QemuImage => {
-            Box::new(Migrated::image(&world, &world.image(service), Tuning::Short)?)
-        }
-        System::Criu => Box::new(Process::start(&world, assets()?, service)?),
+    let many = workloads.iter().any(|workload| workload.connections() > 1000);
+    let start = || -> Result<Box<dyn Mover + '_>, String> {
+        Ok(match system {
+            System::Ferry => {
+                let memory: &[&str] = if many { &["--memory", "192M"] } else { &[] };
+                Box::new(Ferry::start(&world, service, memory))
+            }
+            System::QemuTuned => {
+                Box::new(Migrated::linux(&world, assets()?, service, Tuning::Short)?)
+            }
+            System::QemuDefault => {
+                Box::new(Migrated::linux(&world, assets()?, service, Tuning::Default)?)
+            }
+            System::QemuImage => {
+                Box::new(Migrated::image(&world, &world.image(service), Tuning::Short)?)
+            }
+            System::Criu => Box::new(Process::start(&world, assets()?, service)?),
+        })
     };
+    let mut running = None;
     for workload in workloads {
-        let outcome = measure(&world, &mut *mover, *workload, moves)
-            .map_err(|error| format!("{}: {error}", workload.name()))?;
-        say(system, *workload, &outcome);
-        found.push(Found { system, workload: *workload, outcome });
+        let mut all = Outcome::default();
+        for _ in 0..LIVES {
+            let mut mover = match running.take() {
+                Some(mover) => mover,
+                None => start()?,
+            };
+            let done = all.added_ms.0.len();
+            let outcome = measure(&world, &mut *mover, *workload, moves - done)
+                .map_err(|error| format!("{}: {error}", workload.name()))?;
+            let broke = outcome.broke.is_some();
+            all.append(outcome);
+            if !broke {
+                running = Some(mover);
+                break;
+            }
+            if let Some(why) = &all.broke {
+                eprintln!("bench: {}, {}: {why}", system.name(), workload.name());
+            }
+        }
+        say(system, *workload, &all);
+        found.push(Found { system, workload: *workload, outcome: all });
     }
     Ok(())
 }
@@ -182,33 +221,41 @@ fn say(system: System, workload: Workload, outcome: &Outcome) {
     );
 }
 
-fn figures(found: &[Found], missing: &[(System, String)]) -> Vec<Figure> {
+fn figures(found: &[Found], missing: &[Missing], planned: &[Workload]) -> Vec<Figure> {
     let of = |system: System, workload: Workload| {
         let found = found.iter().find(|found| found.system == system && found.workload == workload);
         found.map(|found| &found.outcome)
     };
-    let workloads =
-        || found.iter().filter(|found| found.system == System::Ferry).map(|found| found.workload);
+    // What was to be measured and was not keeps its row, with the reason.
+    let sample = |system: System, workload: Workload, part: fn(&Outcome) -> &Sample| {
+        let why = missing
+            .iter()
+            .find(|lost| lost.system == system && lost.service == workload.service())
+            .map(|lost| format!("{} not measured: {}; ", system.name(), one_line(&lost.why)));
+        match of(system, workload) {
+            Some(outcome) => Some((part(outcome).clone(), broken(system, outcome))),
+            None => why.map(|why| (Sample::default(), why)),
+        }
+    };
+    let ferry = |workload: Workload| match of(System::Ferry, workload) {
+        Some(ours) => Some((ours.clone(), broken(System::Ferry, ours))),
+        None => sample(System::Ferry, workload, |outcome| &outcome.added_ms)
+            .map(|(_, why)| (Outcome::default(), why)),
+    };
+    let workloads = || planned.iter().copied();
     let peers = || System::ALL.into_iter().filter(|system| *system != System::Ferry);
     let mut out = Vec::new();
     for workload in workloads() {
-        let Some(ours) = of(System::Ferry, workload) else { continue };
-        let (added, note) = counted(ours);
+        let Some((ours, why)) = ferry(workload) else { continue };
+        let (added, note) = counted(&ours);
         let name = |what: &str| format!("{what}, {}", workload.name());
         for system in peers() {
-            let theirs = of(system, workload);
-            let why = missing.iter().find(|(of, _)| *of == system).map(|(_, why)| why.as_str());
-            // What was to be measured and was not keeps its row, with the reason.
-            let (sample, note) = match (theirs, why) {
-                (Some(theirs), _) => (theirs.added_ms.clone(), broken(theirs) + &note),
-                (None, Some(why)) => {
-                    (Sample::default(), format!("not measured: {}", one_line(why)))
-                }
-                (None, None) => continue,
-            };
-            let peer = (system.name(), sample);
+            let theirs = sample(system, workload, |outcome| &outcome.added_ms);
+            let Some((theirs, broken)) = theirs else { continue };
+            let peer = (system.name(), theirs);
             let goal = matches!(system, System::QemuTuned | System::Criu)
                 .then_some(Goal::AtMost(1.0 / 20.0));
+            let note = format!("{why}{broken}{note}");
             out.push(figure(name("added gap"), "ms", added.clone(), Some(peer), goal, note));
         }
     }
@@ -220,33 +267,33 @@ fn figures(found: &[Found], missing: &[(System, String)]) -> Vec<Figure> {
         out.push(figure(name, "ms", many, Some(few), Some(Goal::AtMost(3.0)), note));
     }
     for workload in workloads() {
-        let Some(ours) = of(System::Ferry, workload) else { continue };
+        let Some((ours, why)) = ferry(workload) else { continue };
         let name = |what: &str| format!("{what}, {}", workload.name());
         if workload.is_bulk() {
             let goal = Some(Goal::AtLeast(0.95));
             let name = name("rate one second after a move");
-            out.push(figure(name, "of before", ours.kept_rate.clone(), None, goal, String::new()));
+            out.push(figure(name, "of before", ours.kept_rate.clone(), None, goal, why.clone()));
         }
         for system in [System::QemuTuned, System::Criu] {
-            let Some(theirs) = of(system, workload) else { continue };
-            let mut row = |what: &str, unit, ours: &Sample, theirs: &Sample, goal| {
-                let peer = (system.name(), theirs.clone());
-                out.push(figure(name(what), unit, ours.clone(), Some(peer), goal, String::new()));
+            let mut row = |what: &str, unit, part: fn(&Outcome) -> &Sample, goal| {
+                let Some((theirs, broken)) = sample(system, workload, part) else { return };
+                let peer = Some((system.name(), theirs));
+                let note = format!("{why}{broken}");
+                out.push(figure(name(what), unit, part(&ours).clone(), peer, goal, note));
             };
             let goal = match (workload, system) {
                 (Workload::Idle(_), System::QemuTuned) => Some(Goal::AtMost(1.0 / 50.0)),
                 (Workload::Idle(_), _) => Some(Goal::AtMost(1.0 / 4.0)),
                 _ => None,
             };
-            row("bytes moved", "bytes", &ours.bytes, &theirs.bytes, goal);
-            row("downtime as reported", "ms", &ours.downtime_ms, &theirs.downtime_ms, None);
-            row("total time", "ms", &ours.total_ms, &theirs.total_ms, None);
+            row("bytes moved", "bytes", |outcome| &outcome.bytes, goal);
+            row("downtime as reported", "ms", |outcome| &outcome.downtime_ms, None);
+            row("total time", "ms", |outcome| &outcome.total_ms, None);
             if workload.is_bulk() {
                 row(
                     "rate one second after a move",
                     "of before",
-                    &ours.kept_rate,
-                    &theirs.kept_rate,
+                    |outcome| &outcome.kept_rate,
                     None,
                 );
             }
@@ -270,17 +317,24 @@ fn counted(outcome: &Outcome) -> (Sample, String) {
     (counted, note)
 }
 
-/// A reason as a cell of a table.
+/// A reason as a cell of a table: its first line, and what a guest's kernel said it died of.
 fn one_line(why: &str) -> String {
-    why.lines().next().unwrap_or_default().replace('|', "/")
+    let panic = why.lines().find_map(|line| line.find("Kernel panic").map(|at| &line[at..]));
+    let first = why.lines().next().unwrap_or_default();
+    let first = first.trim_end_matches("; its console:");
+    [Some(first), panic].into_iter().flatten().collect::<Vec<_>>().join("; ").replace('|', "/")
 }
 
-/// What a peer did to connections, for the row's note.
-fn broken(outcome: &Outcome) -> String {
+/// What went wrong with a system, for the row's note.
+fn broken(system: System, outcome: &Outcome) -> String {
+    let mut note = String::new();
+    if let Some(why) = &outcome.broke {
+        note += &format!("{} did not live to the end: {}; ", system.name(), one_line(why));
+    }
     let damage = outcome.damage;
     match damage.resets + damage.damaged + damage.failed {
-        0 => String::new(),
-        broken => format!("{broken} connections of the peer's clients broke; "),
+        0 => note,
+        broken => note + &format!("{broken} connections of {}'s clients broke; ", system.name()),
     }
 }
 

@@ -50,6 +50,9 @@ fn with(bench: &mut Bench, mib: usize, moves: usize) -> Result<Sample, String> {
     }
     let found = measure::measure(&world, &mut service, Workload::PingPong(1), moves)?;
     bench.damage.add(found.damage);
+    if let Some(why) = found.broke {
+        return Err(format!("with {mib} MiB of state: {why}"));
+    }
     let of = format!("{mib} MiB of state");
     let mib_moved = Sample(found.bytes.0.iter().map(|bytes| bytes / 1_048_576.0).collect());
     bench

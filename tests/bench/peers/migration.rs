@@ -83,6 +83,10 @@ impl Mover for Migrated<'_> {
         Ok(())
     }
 
+    fn explain(&mut self, error: &str) -> String {
+        self.running.explain(error)
+    }
+
     fn go(&mut self) -> Result<Moved, String> {
         let mut arrival = self.arrival.take().ok_or("no QEMU waits for the guest")?;
         let to = 1 - self.at;
