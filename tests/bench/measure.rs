@@ -112,7 +112,11 @@ pub fn measure(
         }
         let after = quiet(&mut clients, length);
         if after.progress == 0 {
-            let error = mover.explain("its clients hear nothing any more");
+            let silent = format!(
+                "its clients heard {} times in the move's window and then no more",
+                moving.progress
+            );
+            let error = mover.explain(&silent);
             return Ok(out.broken(number, &error));
         }
         out.added_ms.0.push(moving.gap_ms.max - after.gap_ms.max);
