@@ -13,7 +13,7 @@ export PATH
 
 sh qemu/setup.sh --bench
 cargo build --locked --release --target x86_64-unknown-hermit -p pingpong -p transfer -p stateful
-cargo build --locked --release --workspace --exclude runtime --bins
+cargo build --locked --release --workspace --bins
 # The same services for the peers: as Linux programs that need no library.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target x86_64-unknown-linux-gnu \
   --target-dir "${CARGO_TARGET_DIR:-target}/static" -p pingpong -p transfer

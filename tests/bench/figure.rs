@@ -108,10 +108,64 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// Connections of which something went wrong.
+    pub fn connections(self) -> usize {
+        self.resets + self.damaged + self.failed
+    }
+
     /// Counts what went wrong elsewhere too.
     pub fn add(&mut self, other: Self) {
         self.resets += other.resets;
         self.damaged += other.damaged;
         self.failed += other.failed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(ours: &[f64], theirs: Option<&[f64]>, goal: Option<Goal>) -> Figure {
+        let peer =
+            theirs.map(|theirs| Peer { name: "other".into(), sample: Sample(theirs.into()) });
+        Figure {
+            section: "move".into(),
+            name: "gap".into(),
+            unit: "ms".into(),
+            ferry: Sample(ours.into()),
+            peer,
+            goal,
+            note: String::new(),
+        }
+    }
+
+    #[test]
+    fn quantiles_are_measurements_whatever_their_order() {
+        let sample = Sample(vec![5.0, 1.0, 4.0, 2.0, 3.0]);
+        assert_eq!((sample.median(), sample.max()), (Some(3.0), Some(5.0)));
+        assert_eq!((sample.quantile(0.0), sample.quantile(0.99)), (Some(1.0), Some(4.0)));
+        assert_eq!(Sample(vec![1.0, 2.0]).median(), Some(1.0), "the lower of two");
+        assert_eq!(Sample::default().median(), None);
+    }
+
+    #[test]
+    fn a_ratio_needs_both_sides_and_a_goal_needs_a_ratio() {
+        let at_most = Some(Goal::AtMost(0.5));
+        let half = figure(&[2.0], Some(&[4.0]), at_most);
+        assert_eq!((half.ratio(), half.reached()), (Some(0.5), Some(true)));
+        let more = figure(&[2.1], Some(&[4.0]), at_most);
+        assert_eq!(more.reached(), Some(false));
+        assert_eq!(figure(&[2.0], Some(&[4.0]), Some(Goal::AtLeast(0.6))).reached(), Some(false));
+        assert_eq!(figure(&[2.0], None, Some(Goal::AtLeast(2.0))).reached(), Some(true));
+        assert_eq!(figure(&[2.0], Some(&[4.0]), None).reached(), None);
+        for theirs in [&[][..], &[0.0]] {
+            let none = figure(&[2.0], Some(theirs), at_most);
+            assert_eq!((none.ratio(), none.reached()), (None, None), "{theirs:?}");
+        }
+        assert_eq!(
+            figure(&[], Some(&[4.0]), at_most).reached(),
+            None,
+            "not measured is not reached"
+        );
     }
 }

@@ -62,6 +62,11 @@ impl Outcome {
         self.broke = more.broke.or(self.broke.take());
     }
 
+    /// Whether connections broke although the service was there to the end.
+    pub fn lost_connections(&self) -> bool {
+        self.broke.is_none() && self.damage.connections() > 0
+    }
+
     /// What there is up to a move after which the service was not there any more.
     fn broken(mut self, number: usize, why: &str) -> Self {
         self.broke = Some(format!("after move {number}: {why}"));
@@ -150,4 +155,38 @@ fn count(end: &End, damage: &mut Damage) {
     damage.resets += end.resets;
     damage.damaged += end.damaged;
     damage.failed += end.connections - end.alive - end.resets - end.damaged;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_told_from_none_follows_from_the_quiet_windows() {
+        let of = |quiet: &[f64]| {
+            Outcome { quiet_ms: Sample(quiet.into()), ..Outcome::default() }.resolution_ms()
+        };
+        assert_eq!(of(&[]), SMALLEST_MS);
+        assert_eq!(of(&[5.0; 9]), SMALLEST_MS, "they do not scatter");
+        // Median deviation 1: 1.4826 * 1.2533 * sqrt(2 / 5).
+        let found = of(&[3.0, 4.0, 5.0, 6.0, 9.0]);
+        assert!((found - 1.1752).abs() < 1e-3, "{found}");
+    }
+
+    #[test]
+    fn a_second_life_adds_its_moves_and_keeps_why_the_first_ended() {
+        let life = |added: f64, broke: Option<&str>| Outcome {
+            added_ms: Sample(vec![added]),
+            damage: Damage { resets: 1, damaged: 0, failed: 2 },
+            broke: broke.map(str::to_owned),
+            ..Outcome::default()
+        };
+        let mut all = life(1.0, Some("panic"));
+        all.append(life(2.0, None));
+        assert_eq!(all.added_ms, Sample(vec![1.0, 2.0]));
+        assert_eq!(all.damage, Damage { resets: 2, damaged: 0, failed: 4 });
+        assert_eq!(all.broke.as_deref(), Some("panic"));
+        all.append(life(3.0, Some("silence")));
+        assert_eq!(all.broke.as_deref(), Some("silence"));
+    }
 }

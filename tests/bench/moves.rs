@@ -251,7 +251,11 @@ fn figures(found: &[Found], missing: &[Missing], planned: &[Workload]) -> Vec<Fi
         let name = |what: &str| format!("{what}, {}", workload.name());
         for system in peers() {
             let theirs = sample(system, workload, |outcome| &outcome.added_ms);
-            let Some((theirs, broken)) = theirs else { continue };
+            let Some((mut theirs, broken)) = theirs else { continue };
+            if of(system, workload).is_some_and(Outcome::lost_connections) {
+                // A connection that has ended waits for nothing: its gaps say nothing of a move.
+                theirs = Sample::default();
+            }
             let peer = (system.name(), theirs);
             let goal = matches!(system, System::QemuTuned | System::Criu)
                 .then_some(Goal::AtMost(1.0 / 20.0));
@@ -318,7 +322,7 @@ fn counted(outcome: &Outcome) -> (Sample, String) {
 }
 
 /// A reason as a cell of a table: its first line, and what a guest's kernel said it died of.
-fn one_line(why: &str) -> String {
+pub fn one_line(why: &str) -> String {
     let panic = why.lines().find_map(|line| line.find("Kernel panic").map(|at| &line[at..]));
     let first = why.lines().next().unwrap_or_default();
     let first = first.trim_end_matches("; its console:");
@@ -332,7 +336,7 @@ fn broken(system: System, outcome: &Outcome) -> String {
         note += &format!("{} did not live to the end: {}; ", system.name(), one_line(why));
     }
     let damage = outcome.damage;
-    match damage.resets + damage.damaged + damage.failed {
+    match damage.connections() {
         0 => note,
         broken => note + &format!("{broken} connections of {}'s clients broke; ", system.name()),
     }

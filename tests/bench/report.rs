@@ -7,6 +7,7 @@ use std::{fs, io};
 use serde_json::json;
 
 use crate::figure::{Figure, Goal, Sample};
+use crate::moves::one_line;
 use crate::{Bench, Scale};
 
 /// Writes the report to `dir`.
@@ -75,7 +76,7 @@ fn text(bench: &Bench, failures: &[String]) -> String {
         damage.resets, damage.damaged, damage.failed
     );
     for failure in failures {
-        let _ = writeln!(out, "\nNot measured: {failure}");
+        let _ = writeln!(out, "\nNot measured: {}", one_line(failure));
     }
     for plot in &bench.plots {
         let _ = writeln!(out, "\n![{}]({})", plot.caption, plot.file);
@@ -137,5 +138,38 @@ fn number(value: f64) -> String {
         s if s >= 10.0 => format!("{value:.1}"),
         s if s >= 1.0 => format!("{value:.2}"),
         _ => format!("{value:.4}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::Peer;
+
+    #[test]
+    fn numbers_have_three_digits_or_all_that_are_whole() {
+        let written = [0.0, 0.01234, 1.234, 12.34, 123.4, 97_000_000.0].map(number);
+        assert_eq!(written, ["0", "0.0123", "1.23", "12.3", "123", "97000000"]);
+    }
+
+    #[test]
+    fn a_row_names_both_sides_the_ratio_and_what_became_of_the_goal() {
+        let mut figure = Figure {
+            section: "move".into(),
+            name: "added gap".into(),
+            unit: "ms".into(),
+            ferry: Sample(vec![10.0, 12.0, 11.0]),
+            peer: Some(Peer { name: "CRIU".into(), sample: Sample(vec![110.0]) }),
+            goal: Some(Goal::AtMost(0.05)),
+            note: "why".into(),
+        };
+        assert_eq!(
+            row(&figure),
+            "| added gap, ms | 11.0 (max 12.0, 3 runs) | CRIU: 110 | 0.1000 | ≤ 0.0500 | **no** | why |"
+        );
+        figure.goal = Some(Goal::AtMost(0.1));
+        assert!(row(&figure).contains("| yes |"));
+        figure.peer = Some(Peer { name: "CRIU".into(), sample: Sample::default() });
+        assert!(row(&figure).contains("| CRIU: - | - | ≤ 0.1000 | - |"), "{}", row(&figure));
     }
 }

@@ -64,7 +64,10 @@ impl<'w> Process<'w> {
         let output = new(&log)?;
         // Nothing of it is open that has an end outside.
         let path = program.path.display().to_string();
-        world.exec(NODES[0], &["ip", "address", "add", &format!("{IP}/32"), "dev", "br0"]);
+        // An earlier life may have ended on either host.
+        let away = format!("ip address delete {IP}/32 dev br0 2>/dev/null; true");
+        world.exec(NODES[1], &["sh", "-c", &away]);
+        world.exec(NODES[0], &["ip", "address", "replace", &format!("{IP}/32"), "dev", "br0"]);
         let mut command = world.in_node(NODES[0], &["sh", "-c", START, &path, &at]);
         let errors = output.try_clone().map_err(|e| e.to_string())?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);

@@ -161,7 +161,7 @@ fn arguments(boot: &Boot, tap: &str, mac: &str, qmp: &Path, arrival: bool) -> Ve
     }
     option("-append", boot.append.clone());
     option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
-    option("-device", format!("virtio-net-pci,romfile=,netdev=net0,mac={mac}"));
+    option("-device", format!("virtio-net-pci,disable-legacy=on,romfile=,netdev=net0,mac={mac}"));
     option("-qmp", format!("unix:{},server=on,wait=off", qmp.display()));
     if arrival {
         option("-incoming", "defer".into());
