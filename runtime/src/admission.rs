@@ -13,6 +13,8 @@ use crate::{buffers, heap};
 
 /// Who waits to accept a connection until there is memory to serve it with.
 static SHORT: Single<RefCell<Vec<Waker>>> = Single::new(RefCell::new(Vec::new()));
+/// That memory is short has been said, and it has been since.
+static WARNED: Single<Cell<bool>> = Single::new(Cell::new(false));
 /// A connection was accepted, and whoever is to serve it may not have run yet.
 static ACCEPTED: Single<Cell<bool>> = Single::new(Cell::new(false));
 
@@ -44,10 +46,10 @@ pub fn poll_accept(cx: &mut Context<'_>, port: u16) -> Poll<Result<ConnId, Strea
         return Poll::Pending;
     }
     if !buffers::admits(heap::free_bytes(), heap::total_bytes()) {
-        let mut short = SHORT.borrow_mut();
-        if short.is_empty() {
+        if !WARNED.replace(true) {
             log::warn!("memory is short: connections wait to be accepted until others end");
         }
+        let mut short = SHORT.borrow_mut();
         if !short.iter().any(|known| known.will_wake(cx.waker())) {
             short.push(cx.waker().clone());
         }
@@ -60,8 +62,14 @@ pub fn poll_accept(cx: &mut Context<'_>, port: u16) -> Poll<Result<ConnId, Strea
 
 /// Wakes those who wait for memory, if there is some again. Returns whether it did.
 pub fn wake() -> bool {
-    if SHORT.borrow().is_empty() || !buffers::admits_again(heap::free_bytes(), heap::total_bytes())
-    {
+    if !WARNED.get() {
+        return false;
+    }
+    let (free, total) = (heap::free_bytes(), heap::total_bytes());
+    if buffers::recovered(free, total) {
+        WARNED.set(false);
+    }
+    if !buffers::admits(free, total) || SHORT.borrow().is_empty() {
         return false;
     }
     SHORT.take().into_iter().for_each(Waker::wake);

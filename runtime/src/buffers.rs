@@ -38,9 +38,9 @@ pub fn admits(free: usize, total: usize) -> bool {
     free >= reserve(total) / 2
 }
 
-/// Whether a service that had to stop accepting may go on: later than it had to stop, so that it does not
-/// stop and go for each connection that ends.
-pub fn admits_again(free: usize, total: usize) -> bool {
+/// Whether a shortage is over: later than connections are accepted again, so that it is not said anew for each
+/// that ends.
+pub fn recovered(free: usize, total: usize) -> bool {
     free >= reserve(total) / 4 * 3
 }
 
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!((size(0, total), size(0, 0)), (None, None));
         assert!(admits(kept / 2, total));
         assert!(!admits(kept / 2 - 1, total));
-        assert!(admits_again(kept, total) && !admits_again(kept / 2, total));
+        assert!(recovered(kept, total) && !recovered(kept / 2, total));
     }
 
     #[test]
