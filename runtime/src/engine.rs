@@ -18,7 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use ferry_abi::{Listing, Report, Task, Wake};
-use ferry_net::{Config, ConnId, DrainStatus, Instant, Stack};
+use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack};
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
 use crate::card::{self, Card};
@@ -136,7 +136,9 @@ pub fn idle(deadline: Option<u64>) -> bool {
     SERVING.set(true);
     let mut woke = serve() | admission::wake();
     if !woke {
-        let network = with_stack(|stack| stack.poll_at());
+        // With the ring full there is nothing to do before the card's interrupt says otherwise.
+        let can_send = Card.transmit_ready();
+        let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
         let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
         woke = perform(park(until));

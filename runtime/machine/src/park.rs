@@ -28,6 +28,7 @@ pub fn run() -> ! {
                     || clock::monotonic_ns() >= deadline
                     || nic::with(nic::Nic::ready)
                 {
+                    nic::with(nic::Nic::tell);
                     side::run_portable();
                     control::complete();
                 } else {

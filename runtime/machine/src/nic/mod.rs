@@ -1,9 +1,7 @@
 //! The NIC: one receive and one transmit queue of a virtio-net device (virtio 1.2 §5.1).
 //!
-//! Interrupts end a halt and do nothing else: the receive queue asks for them while the CPU is about to
-//! halt. The transmit queue never does. The device would interrupt for the first frame it has sent of a
-//! full ring, and again for almost each that followed; whoever needs room comes back after a moment, when
-//! there is much of it.
+//! Interrupts end a halt and do nothing else: the receive queue asks for them only while the CPU is
+//! about to halt, the transmit queue only while it is full.
 
 mod burst;
 mod dma;
@@ -75,6 +73,8 @@ pub struct Nic {
     filling: Option<(u16, usize)>,
     /// What was filled and is not yet queued.
     sending: Sending,
+    /// A transmit buffer was wanted the last time, and there was none.
+    transmit_wanted: bool,
     mac: [u8; 6],
 }
 
@@ -130,6 +130,7 @@ impl Nic {
             taken: None,
             filling: None,
             sending: Sending::new(header, cuts),
+            transmit_wanted: false,
             mac,
         })
     }
@@ -165,8 +166,16 @@ impl Nic {
         }
         let buffer = match self.filling.take() {
             Some((buffer, _)) => buffer,
-            None => self.transmit.take_free()?,
+            None => match self.transmit.take_free() {
+                Some(buffer) => buffer,
+                None => {
+                    self.transmit_wanted = true;
+                    return None;
+                }
+            },
         };
+        // What is still with the device, or was sent meanwhile, is nothing to wake for.
+        self.transmit_wanted = false;
         self.filling = Some((buffer, len));
         let header = self.header;
         let bytes = self.transmit.buffer_mut(buffer);
@@ -193,9 +202,11 @@ impl Nic {
         }
     }
 
-    /// Whether there is a frame to take.
+    /// Whether there is something to do: a frame to take, or room where there was none.
     pub fn ready(&mut self) -> bool {
-        !self.held.is_empty() || self.receive.has_used()
+        !self.held.is_empty()
+            || self.receive.has_used()
+            || (self.transmit_wanted && self.transmit.has_used())
     }
 
     /// Whether a frame has arrived that is not yet taken in.
@@ -203,10 +214,16 @@ impl Nic {
         self.receive.has_used()
     }
 
+    /// The portable side runs now: it asks again for what it still wants.
+    pub fn tell(&mut self) {
+        self.transmit_wanted = false;
+    }
+
     /// Asks for an interrupt at the next event; to be called, with interrupts off, before a halt.
     pub fn listen(&mut self) {
         self.flush();
         self.receive.interrupts(true);
+        self.transmit.interrupts(self.transmit_wanted);
         if !self.msix {
             // A level-triggered line stays up, and a further event makes no new interrupt, until the
             // device has been read.
@@ -214,9 +231,11 @@ impl Nic {
         }
     }
 
-    /// No interrupts until the next [`Nic::listen`].
+    /// No interrupts until the next [`Nic::listen`]. What was wanted still is, until the portable side has been
+    /// told.
     pub fn attend(&mut self) {
         self.receive.interrupts(false);
+        self.transmit.interrupts(false);
         if !self.msix {
             self.transport.ack_interrupt();
         }

@@ -40,7 +40,7 @@ use reply::Reply;
 /// Frames taken from the card in one [`Stack::poll`].
 const RECEIVE_BUDGET: u32 = 128;
 
-/// A full ring is looked at again after this: time for a card to send some dozens of frames.
+/// A full ring is looked at again after this, should no interrupt tell before.
 const RING_RETRY: Duration = Duration::from_micros(500);
 
 /// Where the stack lives and what it is made with.
@@ -170,7 +170,7 @@ impl Stack {
         Progress {
             frames,
             woke: core::mem::take(&mut self.woke),
-            // A full ring ends the turn, and the next begins a moment later.
+            // A full ring ends the turn; the card's interrupt begins the next.
             more: frames == RECEIVE_BUDGET
                 || (!self.blocked && !self.ready.is_empty() && self.running()),
         }
