@@ -114,6 +114,34 @@ if [ -n "$bench" ]; then
   fi
 fi
 
+# could_install PACKAGE...: true if apt-get has a way that removes nothing.
+could_install() {
+  apt-get install -s --no-remove --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+# QEMU's packages exclude each other's older versions: beside a qemu-utils from elsewhere (backports), Debian's own
+# qemu-system-x86 cannot be installed. Takes the QEMU of that version where apt-get has it, and else Debian's own
+# qemu-utils too.
+match_qemu_utils() {
+  case " $packages " in *' qemu-system-x86 '*) ;; *) return 0 ;; esac
+  installed=$(dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null) || return 0
+  if [ -z "$installed" ] || could_install qemu-system-x86; then
+    return 0
+  fi
+  # Packages for all architectures do not share the number of a rebuild.
+  same="qemu-system-x86=$installed qemu-system-common=$installed qemu-system-data=${installed%+b[0-9]*}"
+  offered=$(apt-cache show --no-all-versions qemu-system-x86 | sed -n 's/^Version: //p')
+  # shellcheck disable=SC2086 # a list of words
+  if could_install $same; then
+    echo "setup: taking QEMU $installed, the version of the qemu-utils that is here"
+    packages="$packages $same"
+  else
+    echo "setup: qemu-utils $installed is here, and no QEMU of that version is offered: it becomes $offered, like QEMU"
+    packages="$packages qemu-utils=$offered"
+    options="$options --allow-downgrades"
+  fi
+}
+
 if [ -n "$packages" ]; then
   echo "setup: this machine lacks:$reasons"
   install="apt-get install --no-install-recommends$packages"
@@ -135,10 +163,10 @@ if [ -n "$packages" ]; then
   fi
   echo "setup: installing it: ${as_root:+$as_root }$install"
   # Nothing that is here is removed to make room.
-  options="-q -y --no-remove -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0"
+  options="-q -y --no-remove --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0"
   # shellcheck disable=SC2086 # lists of words
-  if ! $as_root apt-get -q update || ! $as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install $options --no-install-recommends $packages </dev/null; then
+  if ! $as_root apt-get -q update || ! match_qemu_utils ||
+    ! $as_root env DEBIAN_FRONTEND=noninteractive apt-get install $options $packages </dev/null; then
     echo "setup: apt-get could not install it (its message is above)." >&2
     echo "setup: a rustup toolchain can take the place of rustc-web and rust-web-src:" >&2
     echo "  rustup toolchain install nightly --component rust-src,clippy,rustfmt" >&2
