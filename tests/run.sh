@@ -15,6 +15,7 @@ export PATH TERM=dumb CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}" CARGO_TERM_P
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 logs=$root/target/ferry/tests
+mkdir -p "$logs"
 started=$(date +%s)
 budget=$((${FERRY_TEST_MINUTES:-75} * 60))
 
@@ -260,7 +261,6 @@ lane() {
 idle='chrt --idle 0'
 command -v chrt >/dev/null || idle='nice -n 19'
 
-mkdir -p "$logs"
 run setup 12 sh qemu/setup.sh --tests
 # Nothing works without it.
 [ "$total_failed" -eq 0 ] || finish

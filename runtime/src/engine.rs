@@ -172,17 +172,22 @@ fn park(until: u64) -> Wake {
 
 /// Does what the machine asks, and whatever it asks next, until the service may run again. Returns
 /// whether a task may have been woken.
-fn perform(wake: Wake) -> bool {
-    match wake.task {
-        // `park` has prepared whatever was to be captured.
-        Task::None | Task::Prepare => {}
-        Task::Drain => drain(u64::from(wake.argument)),
-        Task::End => end(),
-        Task::Connections => card::report(Report::Connections(list())),
-        // Without a drain before it: frozen and thawed, or captured while the windows were open.
-        Task::Reopen | Task::Resume => reopen(wake),
+fn perform(mut wake: Wake) -> bool {
+    let mut woke = false;
+    loop {
+        match wake.task {
+            // `park` has prepared whatever was to be captured.
+            Task::None | Task::Prepare => return woke,
+            Task::Drain => drain(u64::from(wake.argument)),
+            Task::End => end(),
+            Task::Connections => card::report(Report::Connections(list())),
+            // Without a drain before it: frozen and thawed, or captured while the windows were open.
+            Task::Reopen | Task::Resume => reopen(wake),
+        }
+        woke |= matches!(wake.task, Task::Drain | Task::Reopen | Task::Resume);
+        // What was reported leaves the machine when this side parks, which a busy service may not do for long.
+        wake = park(0);
     }
-    matches!(wake.task, Task::Drain | Task::Reopen | Task::Resume)
 }
 
 /// Closes all windows and waits for what is in flight; from then on serves only acknowledgements

@@ -113,3 +113,23 @@ fn the_parts_of_buffers_without_state_are_told() {
     assert_eq!(alone.stack.poll_recv(&mut cx(), id, &mut buf), Poll::Ready(Ok(500)));
     assert_eq!(free(&mut alone), 2048);
 }
+
+#[test]
+fn several_buffers_are_written_in_order_up_to_the_room_there_is() {
+    let mut alone = Alone::new(1024, None);
+    let (_, first) = alone.open(5);
+    let id = alone.accept();
+    let parts: [&[u8]; 4] = [&[], &[1; 100], &[2; 200], &[3; 900]];
+    let write = |alone: &mut Alone, parts: &[&[u8]]| {
+        alone.stack.poll_send_vectored(&mut cx(), id, parts.iter().copied())
+    };
+    assert_eq!(write(&mut alone, &[]), Poll::Ready(Ok(0)));
+    assert_eq!(write(&mut alone, &parts), Poll::Ready(Ok(1024)));
+    assert_eq!(write(&mut alone, &[&[], &[]]), Poll::Ready(Ok(0)));
+    assert_eq!(write(&mut alone, &[&[], &[4]]), Poll::Pending);
+    let sent = alone.exchange([]);
+    let bytes: Vec<u8> = sent.iter().flat_map(|frame| frame[54..].to_vec()).collect();
+    assert_eq!(bytes, [vec![1; 100], vec![2; 200], vec![3; 724]].concat());
+    alone.tcp(&data(5, 1001, first + 1024, &[]));
+    assert_eq!(write(&mut alone, &[&[4]]), Poll::Ready(Ok(1)));
+}

@@ -146,7 +146,7 @@ fn a_guest_short_of_memory_lets_clients_wait() {
     let service = world.service("transfer", "short", "a", IP, &[]);
     let limit = Duration::from_secs(60);
     let url = format!("http://{IP}/bytes/1000?seed=7");
-    let wrk = ["wrk", "-t", "1", "-c", "1500", "-d", "4s", "--timeout", "20s", &url];
+    let wrk = ["wrk", "-t", "1", "-c", "2500", "-d", "6s", "--timeout", "20s", &url];
     let out = output_within(&world.in_node("client", &wrk), limit);
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&out.stderr));

@@ -1,7 +1,7 @@
 //! A connection.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -101,6 +101,21 @@ impl AsyncWrite for TcpStream {
     ) -> Poll<io::Result<usize>> {
         with_stack(|stack| stack.poll_send(cx, self.id, bytes))
             .map(|sent| sent.map_err(stream_error))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bufs = bufs.iter().map(|buf| &**buf);
+        with_stack(|stack| stack.poll_send_vectored(cx, self.id, bufs))
+            .map(|sent| sent.map_err(stream_error))
+    }
+
+    /// So that HTTP need not copy a head and a body into one.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Written bytes are TCP's at once; there is nothing to flush.

@@ -191,26 +191,49 @@ impl Stack {
         id: ConnId,
         buf: &[u8],
     ) -> Poll<Result<usize, StreamError>> {
+        self.poll_send_vectored(cx, id, core::iter::once(buf))
+    }
+
+    /// Writes as much of `bufs`, one after the other, as the transmit buffer has room for.
+    ///
+    /// # Errors
+    /// As for [`poll_send`](Self::poll_send).
+    pub fn poll_send_vectored<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        bufs: impl Iterator<Item = &'a [u8]>,
+    ) -> Poll<Result<usize, StreamError>> {
         let Some(connection) = self.established.get_mut(id) else {
             return Poll::Ready(Err(StreamError::Closed));
         };
         let ended = connection.ended;
         let socket = connection.socket_mut();
-        match socket.send_slice(buf) {
-            Ok(0) if !buf.is_empty() => {
-                socket.register_send_waker(cx.waker());
-                Poll::Pending
+        let (mut written, mut full) = (0, false);
+        for buf in bufs {
+            match socket.send_slice(buf) {
+                Ok(taken) => {
+                    written += taken;
+                    full = taken < buf.len();
+                }
+                Err(_) if matches!(socket.state(), State::SynSent | State::SynReceived) => {
+                    full = true;
+                }
+                Err(_) => {
+                    let error = ended.map_or(StreamError::Closed, StreamError::from);
+                    return Poll::Ready(Err(error));
+                }
             }
-            Ok(written) => {
-                self.mark_ready(id);
-                Poll::Ready(Ok(written))
+            if full {
+                break;
             }
-            Err(_) if matches!(socket.state(), State::SynSent | State::SynReceived) => {
-                socket.register_send_waker(cx.waker());
-                Poll::Pending
-            }
-            Err(_) => Poll::Ready(Err(ended.map_or(StreamError::Closed, StreamError::from))),
         }
+        if full && written == 0 {
+            socket.register_send_waker(cx.waker());
+            return Poll::Pending;
+        }
+        self.mark_ready(id);
+        Poll::Ready(Ok(written))
     }
 
     /// Waits until all that was written is acknowledged by the peer.
