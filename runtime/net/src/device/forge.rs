@@ -14,6 +14,13 @@ use super::{Flow, Tuple};
 /// Bytes of an IPv4 and a TCP header without options.
 const HEADERS_LEN: usize = 40;
 
+/// Words of the headers that [`plain`] writes (RFC 791 §3.1, RFC 9293 §3.1).
+const DONT_FRAGMENT: u32 = 0x4000;
+const HOP_LIMIT: u32 = 64;
+const TCP: u32 = 6;
+const HEADER_WORDS: u32 = 5;
+const ACK: u32 = 0x10;
+
 /// The one octet; its value is never looked at.
 const OCTET: &[u8] = &[0];
 
@@ -39,12 +46,14 @@ pub(crate) fn probe(
     window: u16,
 ) -> ([u8; HEADERS_LEN + 1], TcpSeqNumber) {
     let seq = TcpSeqNumber(flow.una.0.wrapping_sub(1));
-    let repr = TcpRepr {
-        src_port: flow.tuple.local_port,
-        dst_port: flow.tuple.remote_port,
-        ..segment(seq, flow.last_ack.unwrap_or(flow.rcv_nxt), window, OCTET)
-    };
-    (packet(local, flow.tuple.remote_addr(), &repr), seq)
+    let ack = flow.last_ack.unwrap_or(flow.rcv_nxt);
+    (plain(&flow.tuple, local, [seq, ack], window), seq)
+}
+
+/// Writes the ACK of a connection whose peer has been told all but the window:
+/// `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>`.
+pub(crate) fn window_update(flow: &Flow, local: Ipv4Address, window: u16) -> [u8; HEADERS_LEN] {
+    plain(&flow.tuple, local, [flow.nxt, flow.rcv_nxt], window)
 }
 
 /// Writes our FIN again, which is the last of what we sent.
@@ -67,12 +76,50 @@ pub(crate) fn bare_ack(
     seq: TcpSeqNumber,
     ack: TcpSeqNumber,
 ) -> [u8; HEADERS_LEN] {
-    let repr = TcpRepr {
-        src_port: tuple.local_port,
-        dst_port: tuple.remote_port,
-        ..segment(seq, ack, 0, &[])
-    };
-    packet(local, tuple.remote_addr(), &repr)
+    plain(tuple, local, [seq, ack], 0)
+}
+
+/// Writes `<SEQ><ACK><CTL=ACK>` of ours, without options, and as many zero octets as `N` has room for. A drain
+/// writes two of these for each connection and a resume one, so it is done word by word: a fifth of what the
+/// general way takes.
+fn plain<const N: usize>(
+    tuple: &Tuple,
+    local: Ipv4Address,
+    [seq, ack]: [TcpSeqNumber; 2],
+    window: u16,
+) -> [u8; N] {
+    let (seq, ack) = (seq.0 as u32, ack.0 as u32);
+    let (src, dst) = (local.to_bits(), tuple.remote);
+    let mut bytes = [0; N];
+    let mut put = |at: usize, word: u32| bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
+    let ports = u32::from(tuple.local_port) << 16 | u32::from(tuple.remote_port);
+    let addresses = halves(src) + halves(dst);
+
+    // Version and header length, no fragments, hop limit.
+    let (first, fragments, hops) =
+        (0x4500_0000 | N as u32, DONT_FRAGMENT, HOP_LIMIT << 24 | TCP << 16);
+    let sum = halves(first) + halves(fragments) + halves(hops) + addresses;
+    for (at, word) in [first, fragments, hops | folded(sum), src, dst].into_iter().enumerate() {
+        put(4 * at, word);
+    }
+    let flags = HEADER_WORDS << 28 | ACK << 16 | u32::from(window);
+    // The octets are zero and add nothing.
+    let pseudo = addresses + TCP + (N - IPV4_HEADER_LEN) as u32;
+    let sum = halves(ports) + halves(seq) + halves(ack) + halves(flags) + pseudo;
+    for (at, word) in [ports, seq, ack, flags, folded(sum) << 16].into_iter().enumerate() {
+        put(IPV4_HEADER_LEN + 4 * at, word);
+    }
+    bytes
+}
+
+/// The two 16-bit words of `word`, added (RFC 1071).
+fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
+/// The checksum of words whose sum is `sum`.
+fn folded(sum: u32) -> u32 {
+    u32::from(!(halves(halves(sum)) as u16))
 }
 
 /// `<SEQ=seq><ACK=ack><CTL=ACK>` without options; the ports are for the caller to fill in.
@@ -163,6 +210,33 @@ mod tests {
             parsed(&bytes),
             (Ipv4Address::new(10, 0, 0, 2), TcpSeqNumber(i32::MAX), TcpSeqNumber(0), 40000, 1)
         );
+    }
+
+    /// Against the general way, for numbers of all sizes: those at the ends carry most.
+    #[test]
+    fn plain_segments_are_what_the_general_way_writes() {
+        let local = Ipv4Address::new(10, 77, 255, 254);
+        let edges = [0, 1, 0xfffe, 0xffff, 0x1_0000, 0x7fff_ffff, 0x8000_0000, u32::MAX];
+        for number in 0..10_000_u32 {
+            let mixed = number.wrapping_mul(0x9e37_79b1);
+            let edge = |at: u32| edges[(mixed >> at) as usize % edges.len()];
+            let tuple = Tuple {
+                remote: edge(0) ^ number,
+                remote_port: (mixed >> 7) as u16,
+                local_port: edge(3) as u16,
+            };
+            let numbers = [edge(5), edge(9).wrapping_add(number)].map(|n| TcpSeqNumber(n as i32));
+            let window = edge(12) as u16 ^ (number % 3) as u16;
+            let repr = |payload| TcpRepr {
+                src_port: tuple.local_port,
+                dst_port: tuple.remote_port,
+                ..segment(numbers[0], numbers[1], window, payload)
+            };
+            let written: [u8; HEADERS_LEN] = plain(&tuple, local, numbers, window);
+            assert_eq!(written, packet(local, tuple.remote_addr(), &repr(&[])));
+            let written: [u8; HEADERS_LEN + 1] = plain(&tuple, local, numbers, window);
+            assert_eq!(written, packet(local, tuple.remote_addr(), &repr(OCTET)));
+        }
     }
 
     #[test]

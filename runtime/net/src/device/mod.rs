@@ -9,7 +9,7 @@ mod forge;
 mod rewrite;
 
 pub use flow::{Flow, Tuple};
-pub(crate) use forge::{bare_ack, emit, fin, old_byte, packet_len, probe, segment};
+pub(crate) use forge::{bare_ack, emit, fin, old_byte, packet_len, probe, segment, window_update};
 
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;

@@ -6,7 +6,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::Ipv4Address;
 
 use super::Stack;
-use crate::device::{Output, Port, Window, old_byte};
+use crate::device::{Output, Port, Window, old_byte, window_update};
 use crate::link::{Link, Nic};
 use crate::table::connection::{Connection, Ended, Owner};
 use crate::table::established::ConnId;
@@ -238,8 +238,8 @@ impl Stack {
         false
     }
 
-    /// Lets smoltcp acknowledge at once what it has received, with its true window or, in a drain,
-    /// zero. `false` if the ring is full.
+    /// Acknowledges at once what has been received, with the true window or, in a drain, zero: by smoltcp,
+    /// or without it where it would say no more than it has said. `false` if the ring is full.
     pub(super) fn acknowledge_now(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
         if !nic.transmit_ready() {
             return false;
@@ -248,6 +248,13 @@ impl Stack {
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return true };
         if !connection.synchronised() {
+            return true;
+        }
+        if let Some(offered) = connection.told() {
+            let shown = if window == Window::Closed { 0 } else { offered };
+            let packet = window_update(&connection.flow, local, shown);
+            let dst = connection.flow.tuple.remote_addr();
+            self.send_raw(nic, dst, &packet);
             return true;
         }
         let packet = old_byte(&connection.flow, local);

@@ -254,13 +254,14 @@ impl Stack {
         let mut connections = 0;
         self.to_announce.clear();
         for id in ids {
-            self.mark_ready(id);
-            if let Some(connection) = self.established.get_mut(id) {
-                connection.drain = None;
-                if connection.synchronised() {
-                    connections += 1;
-                    self.to_announce.push_back(id);
-                }
+            let Some(connection) = self.established.get_mut(id) else { continue };
+            connection.drain = None;
+            if connection.synchronised() {
+                connections += 1;
+                self.to_announce.push_back(id);
+            }
+            if !connection.at_rest() {
+                self.mark_ready(id);
             }
         }
         self.mode = Mode::Running;

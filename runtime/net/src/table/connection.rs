@@ -140,6 +140,25 @@ impl Connection {
             && self.flow.una + 1 == self.flow.nxt
     }
 
+    /// The window to offer, if an acknowledgement would say nothing new but the window: all that was received
+    /// is acknowledged, and smoltcp knows the window it last meant to offer for the one there is.
+    pub fn told(&self) -> Option<u16> {
+        let (flow, socket) = (&self.flow, self.socket());
+        let said = !flow.owes_ack() && !flow.has_out_of_order() && !flow.window_is_syn;
+        // A larger window is scaled, by what smoltcp keeps to itself.
+        let unscaled = socket.recv_capacity() <= usize::from(u16::MAX);
+        let room = socket.recv_capacity() - socket.recv_queue();
+        (said && unscaled && room == usize::from(flow.last_window)).then_some(flow.last_window)
+    }
+
+    /// Nothing is owed, outstanding or waiting to be sent, on a connection that nobody has closed.
+    pub fn at_rest(&self) -> bool {
+        self.state() == tcp::State::Established
+            && self.told().is_some()
+            && self.flow.all_acknowledged()
+            && self.socket().send_queue() == 0
+    }
+
     /// The parts of the two buffers that hold no state, as `(address, length)`.
     pub fn discardable(&mut self, f: &mut impl FnMut(usize, usize)) {
         let (rx, tx, out_of_order) = (self.rx, self.tx, self.flow.has_out_of_order());
