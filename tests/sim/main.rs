@@ -12,6 +12,7 @@ mod moves;
 mod nic;
 mod opens;
 mod random;
+mod repeats;
 mod service;
 mod tables;
 mod watch;

@@ -37,6 +37,9 @@ fn windows_kept(
 
 const PROBES: &str = "TcpExtTCPLossProbes";
 const SEGMENTS: &str = "TcpRetransSegs";
+const FAST: &str = "TcpExtTCPFastRetrans";
+/// D-SACKs: what the client had sent again was there already.
+const NEEDLESS: &str = "TcpExtTCPDSACKRecv";
 
 /// What was measured over some windows.
 #[derive(Default)]
@@ -45,6 +48,9 @@ struct Sum {
     seconds: f64,
     /// Segments sent again because one seemed lost, or a timer ran out.
     repeated: u64,
+    /// Those sent again because others had overtaken them, although they arrived: frames of one connection keep no
+    /// order between the host's processors.
+    overtaken: u64,
     /// Tail loss probes (RFC 8985 §7): the last segment again, after some round trips without an answer.
     /// They cost nothing, but the client was kept waiting.
     probes: u64,
@@ -62,9 +68,14 @@ impl Sum {
         // One segment sent again shows in several counters; a probe is among the segments sent again.
         let count = |name: &str| grown.get(name).copied().unwrap_or(0);
         let probes = count(PROBES);
-        let others = grown.iter().filter(|(name, _)| ![PROBES, SEGMENTS].contains(&name.as_str()));
+        let needless = (now.get(NEEDLESS) - last.get(NEEDLESS)).saturating_sub(probes);
+        let overtaken = count(FAST).min(needless);
+        let others =
+            grown.iter().filter(|(name, _)| ![PROBES, SEGMENTS, FAST].contains(&name.as_str()));
         let others = others.map(|(_, grown)| *grown).max().unwrap_or(0);
-        self.repeated += others.max(count(SEGMENTS).saturating_sub(probes));
+        let again = count(SEGMENTS).saturating_sub(probes).max(count(FAST)) - overtaken;
+        self.repeated += others.max(again);
+        self.overtaken += overtaken;
         self.probes += probes;
         if !grown.is_empty() {
             self.what.push(format!("{name}: {grown:?}, gap {:.1} ms", window.gap_ms.max));
@@ -92,16 +103,18 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str]) {
     let (with, without) = (Spread::of(moving.gaps_ms), Spread::of(quiet.gaps_ms));
     report(&format!(
         "{name}: longest gap in a move: median {:.1} ms, max {:.1} ms; without: median {:.1} ms, max {:.1} ms; \
-         repeated in {:.0} s of moves: {} and {} tail loss probes, in {:.0} s without: {} and {}",
+         repeated in {:.0} s of moves: {}, {} overtaken and {} tail loss probes, in {:.0} s without: {}, {} and {}",
         with.median,
         with.max,
         without.median,
         without.max,
         moving.seconds,
         moving.repeated,
+        moving.overtaken,
         moving.probes,
         quiet.seconds,
         quiet.repeated,
+        quiet.overtaken,
         quiet.probes
     ));
     assert!(end.flawless(), "{end:?}");
@@ -113,7 +126,8 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str]) {
         "the client had to repeat itself or waited for a timer; without moves {noise:.1} would be expected:\n{}",
         moving.what.join("\n")
     );
-    let noisy = quiet.repeated + quiet.probes + moving.probes > 0;
+    let noisy =
+        quiet.repeated + quiet.probes + moving.probes + moving.overtaken + quiet.overtaken > 0;
     windows_kept(&windows, &after, noisy);
 }
 

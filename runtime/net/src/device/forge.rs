@@ -56,6 +56,27 @@ pub(crate) fn window_update(flow: &Flow, local: Ipv4Address, window: u16) -> [u8
     plain(&flow.tuple, local, [flow.nxt, flow.rcv_nxt], window)
 }
 
+/// Bytes of [`duplicate_ack`]: the option of one SACK block, padded to whole words.
+const DUPLICATE_ACK_LEN: usize = HEADERS_LEN + 12;
+
+/// Writes the ACK of octets `block` that had been received before, with a D-SACK for them (RFC 2883 §4.1): a peer
+/// that repeated itself for no good reason then takes back what it concluded from it.
+pub(crate) fn duplicate_ack(
+    flow: &Flow,
+    local: Ipv4Address,
+    window: u16,
+    block: (TcpSeqNumber, TcpSeqNumber),
+) -> [u8; DUPLICATE_ACK_LEN] {
+    let (left, right) = (block.0.0 as u32, block.1.0 as u32);
+    let repr = TcpRepr {
+        src_port: flow.tuple.local_port,
+        dst_port: flow.tuple.remote_port,
+        sack_ranges: [Some((left, right)), None, None],
+        ..segment(flow.nxt, flow.rcv_nxt, window, &[])
+    };
+    packet(local, flow.tuple.remote_addr(), &repr)
+}
+
 /// Writes our FIN again, which is the last of what we sent.
 pub(crate) fn fin(flow: &Flow, local: Ipv4Address) -> [u8; HEADERS_LEN] {
     let seq = TcpSeqNumber(flow.nxt.0.wrapping_sub(1));

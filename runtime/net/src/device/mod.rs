@@ -9,7 +9,9 @@ mod forge;
 mod rewrite;
 
 pub use flow::{Flow, Tuple};
-pub(crate) use forge::{bare_ack, emit, fin, old_byte, packet_len, probe, segment, window_update};
+pub(crate) use forge::{
+    bare_ack, duplicate_ack, emit, fin, old_byte, packet_len, probe, segment, window_update,
+};
 
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;

@@ -9,7 +9,7 @@ use smoltcp::wire::{
 };
 
 use super::{Mode, Stack, no_sockets};
-use crate::device::{Flow, Output, Port, Tuple, bare_ack, old_byte};
+use crate::device::{Flow, Output, Port, Tuple, Window, bare_ack, duplicate_ack, old_byte};
 use crate::drain::Answer;
 use crate::link::Nic;
 use crate::table::connection::{Connection, Ended, Owner};
@@ -212,6 +212,7 @@ impl Stack {
         if was == State::SynSent && segment.syn() {
             connection.flow.syn_received(segment);
         }
+        let repeated = repeated(connection, segment);
         let answers_probe = connection.flow.answers_probe(segment);
         let news = connection.flow.received(segment, self.now);
         if !answers_probe {
@@ -222,6 +223,13 @@ impl Stack {
                 window,
             };
             self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+        }
+        if let Some(block) = repeated
+            && self.reply.acknowledges()
+        {
+            let shown = if window == Window::Closed { 0 } else { connection.flow.last_window };
+            let packet = duplicate_ack(&connection.flow, self.link.ip(), shown, block);
+            self.reply.send(packet.len(), |buf| buf.copy_from_slice(&packet));
         }
 
         let is = connection.state();
@@ -308,6 +316,19 @@ fn overruns(connection: &Connection, segment: &TcpPacket<&[u8]>) -> bool {
     let socket = connection.socket();
     let room = socket.recv_capacity() - socket.recv_queue();
     segment.seq_number() + segment.payload().len() > connection.flow.rcv_nxt + room
+}
+
+/// The octets of a segment of which none is new, for a peer that understands D-SACK. While others wait for a hole to
+/// be filled, smoltcp's own SACK blocks say more.
+fn repeated(
+    connection: &Connection,
+    segment: &TcpPacket<&[u8]>,
+) -> Option<(TcpSeqNumber, TcpSeqNumber)> {
+    let flow = &connection.flow;
+    let (start, end) = (segment.seq_number(), segment.seq_number() + segment.payload().len());
+    let control = segment.syn() || segment.rst();
+    let old = start < end && end <= flow.rcv_nxt && !control && connection.synchronised();
+    (old && flow.sack_permitted && !flow.has_out_of_order()).then_some((start, end))
 }
 
 /// What a segment that acknowledges nothing new says about a barrier.

@@ -33,6 +33,11 @@ impl Reply {
         self.len = 0;
     }
 
+    /// Whether there is an answer that refuses nothing.
+    pub fn acknowledges(&self) -> bool {
+        self.len > 0 && !self.refusal
+    }
+
     /// Answers with an ARP packet.
     pub fn arp(&mut self, to: EthernetAddress, repr: &ArpRepr) {
         Link::arp_frame(&mut self.frame, to, repr);
