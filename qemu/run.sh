@@ -79,7 +79,7 @@ command -v qemu-system-x86_64 >/dev/null || die "QEMU is not installed: run \`sh
 accelerator=$(choose_accelerator)
 case $accelerator in kvm) cpu=host ;; *) cpu=max ;; esac
 case ${FERRY_MACHINE:-q35} in
-  q35) machine=q35 nic=virtio-net-pci ;;
+  q35) machine=q35,sata=off nic=virtio-net-pci ;;
   # Hermit knows one IOAPIC; microvm's second would have the virtio-mmio interrupts.
   microvm) machine=microvm,ioapic2=off nic=virtio-net-device ;;
   *) die "FERRY_MACHINE is \`q35\` or \`microvm\`, not \`$FERRY_MACHINE\`" ;;

@@ -38,6 +38,12 @@ pub fn admits(free: usize, total: usize) -> bool {
     free >= reserve(total) / 2
 }
 
+/// What must be free for everybody to read: a part of what is for those that are being served, and enough for some
+/// dozens of requests.
+pub fn input_floor(total: usize) -> usize {
+    reserve(total) / 4
+}
+
 /// Whether a shortage is over: later than connections are accepted again, so that it is not said anew for each
 /// that ends.
 pub fn recovered(free: usize, total: usize) -> bool {
@@ -79,6 +85,7 @@ mod tests {
         assert!(admits(kept / 2, total));
         assert!(!admits(kept / 2 - 1, total));
         assert!(recovered(kept, total) && !recovered(kept / 2, total));
+        assert_eq!(input_floor(total), kept / 4);
     }
 
     #[test]

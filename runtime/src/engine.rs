@@ -140,7 +140,13 @@ pub fn idle(deadline: Option<u64>) -> bool {
         let can_send = Card.transmit_ready();
         let network = with_stack(|stack| stack.poll_at()).filter(|_| can_send);
         let network = network.map(|at| at.total_micros().max(0).cast_unsigned() * 1_000);
-        let until = deadline.into_iter().chain(network).min().map_or(u64::MAX, clock::machine_ns);
+        let memory = admission::next_ns();
+        let until = deadline
+            .into_iter()
+            .chain(network)
+            .chain(memory)
+            .min()
+            .map_or(u64::MAX, clock::machine_ns);
         woke = perform(park(until));
     }
     SERVING.set(false);

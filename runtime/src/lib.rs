@@ -15,7 +15,8 @@
 //! order in which a service meets its layers:
 //!
 //! 1. `start`: the first code on the portable stack; `heap`: the allocator.
-//! 2. `admission`, `buffers`: whether a connection gets memory, and how much; `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line; `card`:
+//! 2. `admission`, `buffers`, `gate`: whether a connection gets memory, how much, and who may read while there is
+//!    little; `engine`: the network stack, the machine's tasks (drain, prepare, resume), the idle line; `card`:
 //!    its calls to the machine; `rehearsal`: the same code run once by a standby while it waits.
 //! 3. `syscalls`: the kernel calls that std makes and that must not see the machine change.
 //! 4. `net` (public): `TcpListener` and `TcpStream`; `serve`: HTTP for an axum `Router`.
@@ -32,6 +33,7 @@ mod card;
 mod clock;
 #[cfg(target_os = "hermit")]
 mod engine;
+mod gate;
 #[cfg(target_os = "hermit")]
 mod heap;
 #[cfg(all(target_os = "hermit", feature = "http"))]

@@ -10,7 +10,7 @@ use crate::lapic;
 use crate::uart::{inb, outb};
 
 /// How long the TSC is compared with the APIC timer, in nanoseconds.
-const CALIBRATION_NS: u32 = 10_000_000;
+const CALIBRATION_NS: u32 = 5_000_000;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per TSC tick, as a 32.32 fixed-point number.

@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use ferry_net::ConnId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{connect_error, stream_error};
+use crate::admission;
 use crate::engine::{self, with_stack};
 
 /// A TCP connection. Dropping it closes it in order; TCP finishes in the background. If bytes were
@@ -82,7 +83,12 @@ impl AsyncRead for TcpStream {
             let space = buf.unfilled_mut();
             std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u8>(), space.len())
         };
-        with_stack(|stack| stack.poll_recv(cx, self.id, space)).map(|read| {
+        ready!(admission::poll_input(cx));
+        let read = with_stack(|stack| stack.poll_recv(cx, self.id, space));
+        if read.is_pending() {
+            admission::no_input();
+        }
+        read.map(|read| {
             let read = read.map_err(stream_error)?;
             engine::keep_up(read);
             // SAFETY: so many bytes have been written.

@@ -11,13 +11,20 @@ const END: u32 = 9;
 const HEADER: usize = 40;
 /// An empty memory reservation block: one terminating entry.
 const RESERVATIONS: usize = 16;
-const STRINGS: &[u8] = b"#address-cells\0#size-cells\0reg\0device_type\0bootargs\0compatible\0";
+const STRINGS: &[u8] =
+    b"#address-cells\0#size-cells\0reg\0device_type\0bootargs\0compatible\0khz\0";
 const ADDRESS_CELLS: u32 = 0;
 const SIZE_CELLS: u32 = 15;
 const REG: u32 = 27;
 const DEVICE_TYPE: u32 = 31;
 const BOOTARGS: u32 = 43;
 const COMPATIBLE: u32 = 52;
+const KHZ: u32 = 63;
+
+/// The TSC frequency that the kernel is told, so that it does not measure it for 30 to 40 ms; low, so that the 30 ms
+/// by it for which the kernel compares the APIC timer are one or two. Nothing here uses the kernel's own time: the
+/// clock is [`crate::clock`], the timer [`crate::lapic`].
+const KERNEL_TSC_KHZ: u32 = 100_000;
 
 #[repr(C, align(8))]
 struct Blob([u8; 1024]);
@@ -83,6 +90,9 @@ pub(super) fn write(start: u64, end: u64, rsdp: u64) -> u64 {
     writer.cell(END_NODE);
     writer.begin(b"hermit,rsdp@0\0");
     writer.region(rsdp, 1);
+    writer.cell(END_NODE);
+    writer.begin(b"hermit,tsc\0");
+    writer.property(KHZ, &KERNEL_TSC_KHZ.to_be_bytes());
     writer.cell(END_NODE);
     writer.cell(END_NODE);
     writer.cell(END);
