@@ -34,6 +34,13 @@ impl Meter {
         self.waiting_since = None;
     }
 
+    /// The longest gap of the window so far, counting one that is still open. The window goes on.
+    #[must_use]
+    pub fn longest(&self, now: Instant) -> Duration {
+        let open = self.waiting_since.map(|since| now.saturating_duration_since(since));
+        self.longest.max(open.unwrap_or_default())
+    }
+
     fn note(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since {
             self.longest = self.longest.max(now.saturating_duration_since(since));
@@ -89,7 +96,8 @@ mod tests {
         meter.progress(at(5));
         meter.progress(at(6));
         assert_eq!(meter.take(at(8)), Duration::from_millis(5));
-        // Open since 6: 4 ms at the end of this window, 14 ms in the one in which it ends.
+        assert_eq!(meter.longest(at(9)), Duration::from_millis(3));
+        // Looked at, and not forgotten. Open since 6: 4 ms at the end of this window, 14 ms in the one in which it ends.
         assert_eq!(meter.take(at(10)), Duration::from_millis(4));
         meter.satisfied(at(20));
         // Nothing is waited for: no gap.

@@ -137,7 +137,7 @@ impl Drop for Machine {
 
 fn arguments(boot: &Boot, tap: &str, mac: &str, qmp: &Path, arrival: bool) -> Vec<String> {
     let mut all: Vec<String> =
-        ["qemu-system-x86_64", "-machine", "q35", "-accel", accel(), "-cpu", "max"]
+        ["qemu-system-x86_64", "-machine", "q35,sata=off", "-accel", accel(), "-cpu", "max"]
             .into_iter()
             .chain([
                 "-smp",
