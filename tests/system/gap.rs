@@ -154,3 +154,12 @@ fn upload() {
     let arguments = ["upload", "--connect", &to, "--bytes", "50000000", "--again"];
     moves_without_a_trace("upload", "transfer", &arguments);
 }
+
+/// A client that does not take all the machine has: what it waits for then is not a processor.
+#[test]
+fn upload_at_a_steady_rate() {
+    let to = format!("{IP}:80");
+    let arguments =
+        ["upload", "--connect", &to, "--bytes", "50000000", "--rate", "5000000", "--again"];
+    moves_without_a_trace("upload-rate", "transfer", &arguments);
+}
