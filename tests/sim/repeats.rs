@@ -2,7 +2,7 @@
 
 use std::task::Poll;
 
-use ferry_net::{Duration, Instant};
+use ferry_net::{ConnId, Duration, Instant};
 use smoltcp::wire::{Ipv4Packet, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use crate::alone::{Alone, cx, data, syn};
@@ -23,20 +23,20 @@ fn answers(alone: &mut Alone, segment: &TcpRepr<'_>) -> Vec<Ack> {
     alone.exchange([frame(segment)]).iter().map(parse).collect()
 }
 
-/// A connection of a peer that permits SACK or not; our first sequence number.
-fn open(alone: &mut Alone, port: u16, sack: bool) -> TcpSeqNumber {
-    let request = TcpRepr { sack_permitted: sack, ..syn(port, 1000) };
+/// An accepted connection on which 300 octets have come, of a peer that permits SACK or not; our first sequence number.
+fn with_octets(sack: bool) -> (Alone, ConnId, TcpSeqNumber) {
+    let mut alone = Alone::new(1024, None);
+    let request = TcpRepr { sack_permitted: sack, ..syn(5, 1000) };
     let first = alone.tcp(&request)[0].seq + 1;
-    assert_eq!(alone.tcp(&data(port, 1001, first, &[])), []);
-    first
+    assert_eq!(alone.tcp(&data(5, 1001, first, &[])), []);
+    let id = alone.accept();
+    alone.tcp(&data(5, 1001, first, &[1; 300]));
+    (alone, id, first)
 }
 
 #[test]
 fn the_peer_is_told_which_octets_came_twice() {
-    let mut alone = Alone::new(1024, None);
-    let first = open(&mut alone, 5, true);
-    alone.accept();
-    alone.tcp(&data(5, 1001, first, &[1; 300]));
+    let (mut alone, _, first) = with_octets(true);
     let expected =
         |left, right| (first, TcpSeqNumber(1301), 724, [Some((left, right)), None, None]);
     assert_eq!(answers(&mut alone, &data(5, 1001, first, &[1; 300])), [expected(1001, 1301)]);
@@ -55,10 +55,7 @@ fn the_peer_is_told_which_octets_came_twice() {
 
 #[test]
 fn in_a_drain_the_window_is_zero_here_too() {
-    let mut alone = Alone::new(1024, None);
-    let first = open(&mut alone, 5, true);
-    let id = alone.accept();
-    alone.tcp(&data(5, 1001, first, &[1; 300]));
+    let (mut alone, id, first) = with_octets(true);
     let now = Instant::from_micros(alone.now);
     alone.stack.drain_begin(now, now + Duration::from_secs(1));
     alone.exchange([]);
@@ -70,10 +67,7 @@ fn in_a_drain_the_window_is_zero_here_too() {
 
 #[test]
 fn a_peer_without_sack_gets_a_plain_ack() {
-    let mut alone = Alone::new(1024, None);
-    let first = open(&mut alone, 5, false);
-    alone.accept();
-    alone.tcp(&data(5, 1001, first, &[1; 300]));
+    let (mut alone, _, first) = with_octets(false);
     let expected = (first, TcpSeqNumber(1301), 724, [None; 3]);
     assert_eq!(answers(&mut alone, &data(5, 1001, first, &[1; 300])), [expected]);
 }

@@ -96,8 +96,9 @@ mod tests {
         meter.progress(at(5));
         meter.progress(at(6));
         assert_eq!(meter.take(at(8)), Duration::from_millis(5));
+        // Looked at, and not forgotten.
         assert_eq!(meter.longest(at(9)), Duration::from_millis(3));
-        // Looked at, and not forgotten. Open since 6: 4 ms at the end of this window, 14 ms in the one in which it ends.
+        // Open since 6: 4 ms at the end of this window, 14 ms in the one in which it ends.
         assert_eq!(meter.take(at(10)), Duration::from_millis(4));
         meter.satisfied(at(20));
         // Nothing is waited for: no gap.
