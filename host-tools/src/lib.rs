@@ -19,8 +19,8 @@
 //! 15. [`trace`]: what daemons say of what they do, and by whose command.
 //! 16. [`cli`]: the commands.
 //!
-//! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the mirror
-//! of a move) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
+//! Beside them, what touches the machine's network: [`hostnet`] (a guest's tap, its bridge port, the wire between
+//! them) and [`lab`] (QEMU hosts and a client on one machine, as network namespaces). [`process`] tells
 //! processes apart from strangers with the same number.
 
 pub mod agent;

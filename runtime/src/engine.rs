@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use ferry_abi::{Listing, Report, Task, Wake};
 use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack};
+use ferry_protocol::control::MARK_LIMIT_US;
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
 use crate::card::{self, Card};
@@ -169,11 +170,30 @@ fn attend() {
 /// frame taken then could lie in a page that was reported to hold nothing.
 fn park(until: u64) -> Wake {
     let mut wake = card::park(until);
-    while wake.task == Task::Prepare {
-        prepare(wake.argument != 0);
+    loop {
+        match wake.task {
+            Task::Prepare => prepare(wake.argument != 0),
+            Task::CatchUp => {
+                catch_up(wake.argument);
+                prepare(false);
+            }
+            _ => return wake,
+        }
         wake = card::park(0);
     }
-    wake
+}
+
+/// Takes frames in up to the agent's mark: whatever comes behind it is kept for the service elsewhere.
+fn catch_up(mark: u32) {
+    let deadline = clock::monotonic_ns() + u64::from(MARK_LIMIT_US) * 1_000;
+    loop {
+        with_stack(|stack| stack.drain_poll(now(), &mut Card));
+        if with_stack(|stack| stack.marked(mark)) || clock::monotonic_ns() >= deadline {
+            return;
+        }
+        // The machine has given its order, and gives no other before it is answered.
+        card::park(clock::machine_ns(deadline));
+    }
 }
 
 /// Does what the machine asks, and whatever it asks next, until the service may run again. Returns
@@ -183,7 +203,7 @@ fn perform(mut wake: Wake) -> bool {
     loop {
         match wake.task {
             // `park` has prepared whatever was to be captured.
-            Task::None | Task::Prepare => return woke,
+            Task::None | Task::Prepare | Task::CatchUp => return woke,
             Task::Drain => drain(u64::from(wake.argument)),
             Task::End => end(),
             Task::Connections => card::report(Report::Connections(list())),

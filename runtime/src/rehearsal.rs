@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferry_abi::{Frame, Task, Wake};
 use ferry_net::understudy::Peer;
+use ferry_protocol::mark;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::engine;
@@ -39,6 +40,8 @@ enum Act {
     Order(Task, u32),
     /// The same, with frames of the echo's peers held until then.
     OrderWithHeld(Task, &'static [u8]),
+    /// The order to catch up with this mark, and the mark.
+    Mark(u32),
 }
 
 const MESSAGE: &[u8] = &[7; 64];
@@ -48,7 +51,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: stage\r\n\r\n";
 const BODY: &str = "Nobody will ever read this.";
 
 static SCRIPT: &[Act] = {
-    use Act::{Connect, Order, OrderWithHeld, Say};
+    use Act::{Connect, Mark, Order, OrderWithHeld, Say};
     &[
         Connect(ECHO),
         Connect(ECHO),
@@ -62,7 +65,7 @@ static SCRIPT: &[Act] = {
         Say(HTTP, REQUEST),
         Order(Task::Prepare, 0),
         Order(Task::Drain, 500_000),
-        Order(Task::Prepare, 0),
+        Mark(1),
         OrderWithHeld(Task::Resume, MESSAGE),
         Say(ECHO, MESSAGE),
         Say(ECHO, LONG),
@@ -156,6 +159,10 @@ impl Stage {
                 Act::Connect(port) => self.peer.connect(port, &mut self.to_service),
                 Act::Say(port, text) => self.peer.say(port, text, &mut self.to_service),
                 Act::Order(task, argument) => return Some(Wake { task, argument }),
+                Act::Mark(number) => {
+                    self.to_service.push_back(mark::frame([0; 6], number).to_vec());
+                    return Some(Wake { task: Task::CatchUp, argument: number });
+                }
                 Act::OrderWithHeld(task, text) => {
                     self.peer.say(ECHO, text, &mut self.to_service);
                     return Some(Wake { task, argument: 0 });

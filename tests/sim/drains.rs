@@ -1,5 +1,7 @@
 //! The drain against hand-written peers: what ends it, how long it takes, what it leaves.
 
+use ferry_protocol::mark;
+
 use crate::hand::{Bench, LINUX, Manners, Peer};
 
 const DELAY: u64 = 5_000;
@@ -139,6 +141,34 @@ fn a_peer_that_ignores_the_zero_window_loses_nothing() {
     bench.run(ROUND_TRIP, |_| false);
     assert_eq!(bench.read(0, 0), 30_000);
     assert_eq!(bench.peers[0].una, bench.peers[0].nxt);
+}
+
+#[test]
+fn all_that_came_before_the_mark_is_taken() {
+    let manners = Manners { heeds_zero_window: false, ..LINUX };
+    let mut bench = Bench::new(&[manners], DELAY);
+    let mark = mark::frame([2, 0, 0, 0, 0, 9], 77);
+    // Of a move before this one.
+    bench.card.received.push_back(mark.to_vec());
+    bench.run(0, |_| true);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert!(!bench.stack.marked(77), "a drain begins without a mark");
+    bench.peers[0].send(10_000);
+    bench.peers_send();
+    bench.now += DELAY;
+    while let Some((_, frame)) = bench.link.arrived(bench.now) {
+        bench.card.received.push_back(frame);
+    }
+    bench.card.received.push_back(mark::frame([0; 6], 78).to_vec());
+    let now = bench.instant();
+    bench.stack.drain_poll(now, &mut bench.card);
+    assert!(!bench.stack.marked(77) && bench.stack.marked(78));
+    assert!(bench.card.received.is_empty());
+    assert_eq!(bench.read(0, 0), 10_000);
+    bench.card.received.push_back(mark.to_vec());
+    bench.stack.drain_poll(now, &mut bench.card);
+    assert!(bench.stack.marked(77) && !bench.stack.marked(78));
 }
 
 #[test]

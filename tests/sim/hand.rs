@@ -278,7 +278,7 @@ impl Bench {
         bench
     }
 
-    fn instant(&self) -> Instant {
+    pub fn instant(&self) -> Instant {
         Instant::from_micros(self.now as i64)
     }
 

@@ -64,7 +64,7 @@ async fn capture(
         return Err(ApiError::failed("the guest answered drain with something else"));
     };
     let begun = Instant::now();
-    let frozen = instance.guest.order(Order::Freeze { full: true }, ORDER_LIMIT).await;
+    let frozen = instance.guest.order(Order::Freeze { full: true, mark: 0 }, ORDER_LIMIT).await;
     let Answer::Pages { dirty, .. } = frozen.map_err(ApiError::failed)? else {
         return Err(ApiError::failed("the guest answered freeze with something else"));
     };

@@ -288,7 +288,7 @@ mod tests {
             send(&mut theirs, &FromGuest::Answer { id, answer }).await;
             send(&mut theirs, &FromGuest::Exited { code: 3 }).await;
         });
-        let error = guest.order(Order::Freeze { full: true }, LIMIT).await.unwrap_err();
+        let error = guest.order(Order::Freeze { full: true, mark: 0 }, LIMIT).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the guest refused freeze: the service did not come to rest in time"

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::console::Console;
-use crate::api::{ServiceSpec, move_number};
+use crate::api::ServiceSpec;
 use crate::process::{Process, with_argument_containing};
 use crate::qemu::Accel;
 
@@ -133,12 +133,6 @@ impl Descriptor {
         Ok(())
     }
 
-    /// The move's number, which its mirror's devices are named after.
-    #[must_use]
-    pub fn tunnel(&self) -> Option<u32> {
-        self.migration.as_deref().and_then(move_number)
-    }
-
     /// Writes it, whole or not at all.
     ///
     /// # Errors
@@ -254,7 +248,6 @@ pub(crate) mod tests {
         first.store(dir.path()).unwrap();
         first.migration = Some("m7".into());
         first.store(dir.path()).unwrap();
-        assert_eq!(first.tunnel(), Some(7));
         // A kill while it was being written leaves the one before.
         std::fs::write(dir.path().join("a-1.part"), "{").unwrap();
         let all = Descriptor::load_all(dir.path()).unwrap();

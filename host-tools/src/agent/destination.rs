@@ -7,11 +7,12 @@ use ferry_protocol::control::{Answer, Order, State, TcpState};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::control::Outstanding;
-use super::host::{Host, tunnel_address};
+use super::host::Host;
 use super::instance::Instance;
-use super::network::{Copying, End};
+use super::mirror::Mirror;
 use super::{recovery, securing};
 use crate::api::{ApiError, InstanceState, Resumed, ServiceSpec};
+use crate::hostnet::MacParseError;
 use crate::migration::Phase;
 use crate::security::Peer;
 use crate::transfer::link::Received;
@@ -19,6 +20,9 @@ use crate::transfer::{FromDestination, FromSource, Link, LinkError, PageDigest, 
 
 /// Longest silence of the source: no phase lasts longer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(130);
+
+/// Longest wait, after the boot, for the source's other connection.
+const MIRROR_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest time the guest of a standby may take to say that it is well.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
@@ -89,7 +93,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(host: Arc<Host>, stream: S, peer: 
 
 struct Standby {
     instance: Arc<Instance>,
-    mirror: Option<Box<dyn Copying>>,
+    mirror: Option<Mirror>,
     digest: PageDigest,
     /// Asked when the source began to freeze: is the guest well?
     check: Option<Outstanding>,
@@ -101,13 +105,15 @@ async fn receive<S: AsyncRead + AsyncWrite>(
     link: &mut Link<S>,
     standby: &mut Option<Standby>,
 ) -> Result<(), GiveUp> {
-    let FromSource::Offer { migration, spec, source, tunnel } =
+    let FromSource::Offer { migration, spec, source } =
         link.message(Phase::Request.row().deadline).await?
     else {
         return Err(GiveUp::Tell("an offer was expected".into()));
     };
     let reservation = host.reserve(&spec)?;
     let kernel = host.ensure_image(&spec).await?;
+    let guest = spec.mac.parse().map_err(|error: MacParseError| GiveUp::Tell(error.to_string()))?;
+    let mut mirrored = host.mirrors.from(peer, &migration);
     link.send(&FromDestination::Accepted).await?;
     match link.message(Phase::Prepare.row().deadline).await? {
         FromSource::Prepare => {}
@@ -124,9 +130,12 @@ async fn receive<S: AsyncRead + AsyncWrite>(
         digest: PageDigest::default(),
         check: None,
     });
-    let from = tunnel_address(&source)?;
-    state.mirror =
-        Some(state.instance.with_port(|port| port.mirror(End::Destination, from, tunnel))?);
+    let wire = state.instance.with_port(|port| port.wire())?;
+    let Ok(Some(stream)) = tokio::time::timeout(MIRROR_LIMIT, mirrored.stream()).await else {
+        return Err(GiveUp::Tell("the source has made no connection for its mirror".into()));
+    };
+    drop(mirrored);
+    state.mirror = Some(Mirror::destination(wire, guest, stream));
     link.send(&FromDestination::Standby { boot_us: micros(begun) }).await?;
     serve_standby(host, peer, link, state, &spec).await
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
@@ -16,6 +17,7 @@ use super::epochs::Epochs;
 use super::holders::Holders;
 use super::instance::{Instance, Launch};
 use super::lease::{Lease, uptime};
+use super::mirror::Awaited;
 use super::moves::Moves;
 use super::recovery::{self, Settled};
 use super::securing;
@@ -52,6 +54,8 @@ pub struct Host {
     pub(super) metrics: Metrics,
     /// The moves that began here.
     pub(super) moves: Moves,
+    /// Connections that standbys here wait for.
+    pub(super) mirrors: Awaited<TokioIo<Upgraded>>,
     pub(super) epochs: Epochs,
     /// For how long services run without a word from the manager.
     pub(super) lease: Lease,
@@ -138,6 +142,7 @@ impl Host {
             snapshots,
             metrics: Metrics::default(),
             moves: Moves::default(),
+            mirrors: Awaited::default(),
             epochs,
             lease,
             run_dir,
@@ -502,17 +507,6 @@ impl Host {
     }
 }
 
-/// The IPv4 address in `host:port`, for the mirror's tunnel.
-///
-/// # Errors
-/// It is none.
-pub fn tunnel_address(host_port: &str) -> Result<Ipv4Addr, ApiError> {
-    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
-    host.parse().map_err(|_| {
-        ApiError::invalid(format!("`{host_port}` has no IPv4 address for the move's tunnel"))
-    })
-}
-
 /// What the kernel thinks can still be given out.
 fn available_memory_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -527,12 +521,6 @@ pub const MANAGER_LIMIT: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tunnels_need_an_ipv4_address() {
-        assert_eq!(tunnel_address("10.77.0.11:7701").unwrap(), Ipv4Addr::new(10, 77, 0, 11));
-        assert!(tunnel_address("host:1").is_err());
-    }
 
     #[test]
     fn this_machine_has_memory() {

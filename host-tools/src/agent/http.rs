@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::recovery::{self, Settled};
-use super::{check, checkpoint, destination, source};
+use super::{check, checkpoint, destination, mirror, source};
 use crate::api::check::{DestinationFacts, DestinationQuestion, SourceFacts, SourceQuestion};
 use crate::api::{
     ApiError, Checkpoint, CheckpointRequest, ConnectionLine, Digest32, HoldRequest, HolderView,
@@ -70,6 +70,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/holders/{name}", delete(release))
         .route("/v1/snapshots/{digest}", get(snapshot).delete(forget_snapshot))
         .route("/v1/transfer", get(transfer))
+        .route("/v1/transfer/{id}/mirror", get(mirror_of))
         .merge(super::seeing::routes())
         .layer(axum::middleware::from_fn(crate::trace::serve))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -411,20 +412,47 @@ async fn transfer(
     Extension(peer): Extension<Peer>,
     mut request: Request,
 ) -> Response {
-    let asked = request.headers().get(header::UPGRADE);
-    if asked.is_none_or(|protocol| protocol != TRANSFER_PROTOCOL) {
-        return ApiError::invalid(format!("{TRANSFER_PROTOCOL} is spoken here")).into_response();
+    upgraded(&mut request, TRANSFER_PROTOCOL, move |stream| destination::serve(host, stream, peer))
+}
+
+async fn mirror_of(
+    State(host): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+    mut request: Request,
+) -> Response {
+    if !host.mirrors.expects(&id, &peer) {
+        return ApiError::not_found(format!("no standby waits for a mirror of move {id} by you"))
+            .into_response();
     }
-    let upgrade = hyper::upgrade::on(&mut request);
+    upgraded(&mut request, mirror::PROTOCOL, move |stream| async move {
+        host.mirrors.arrived(&id, stream);
+    })
+}
+
+/// Answers that the connection is `protocol`'s from now on, and goes on with it there.
+fn upgraded<F>(
+    request: &mut Request,
+    protocol: &'static str,
+    serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send,
+{
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_none_or(|asked| asked != protocol) {
+        return ApiError::invalid(format!("{protocol} is spoken here")).into_response();
+    }
+    let upgrade = hyper::upgrade::on(request);
     tokio::spawn(trace::carry(async move {
         match upgrade.await {
-            Ok(stream) => destination::serve(host, TokioIo::new(stream), peer).await,
-            Err(error) => tracing::warn!("a move's connection broke off at once: {error}"),
+            Ok(stream) => serve(TokioIo::new(stream)).await,
+            Err(error) => tracing::warn!("a connection of {protocol} broke off at once: {error}"),
         }
     }));
     (
         StatusCode::SWITCHING_PROTOCOLS,
-        [(header::CONNECTION, "upgrade"), (header::UPGRADE, TRANSFER_PROTOCOL)],
+        [(header::CONNECTION, "upgrade"), (header::UPGRADE, protocol)],
     )
         .into_response()
 }

@@ -174,7 +174,7 @@ async fn freeze(instance: &Instance) -> Result<(), ApiError> {
     let drain = Order::Drain { timeout_us: DRAIN_LIMIT.as_micros() as u32 };
     let drained = instance.guest.order(drain, DRAIN_LIMIT + ORDER_LIMIT).await;
     let frozen = match drained {
-        Ok(_) => instance.guest.order(Order::Freeze { full: false }, ORDER_LIMIT).await,
+        Ok(_) => instance.guest.order(Order::Freeze { full: false, mark: 0 }, ORDER_LIMIT).await,
         refused => refused,
     };
     // A guest that does not do what it is told is stopped nevertheless.

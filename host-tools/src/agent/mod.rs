@@ -7,16 +7,17 @@
 //! 5. [`instance`]: one QEMU with all that belongs to it, from start to end.
 //! 6. [`host`]: all instances of this host, its images and its memory.
 //! 7. [`source`] and [`destination`]: the two halves of a move.
-//! 8. [`moves`]: the events of moves, kept so that they can be asked for again.
-//! 9. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
-//! 10. [`checkpoint`]: an instance into a snapshot, and one from it.
-//! 11. [`check`]: what this host could say against a move.
-//! 12. [`holders`]: the sleeping services that this host answers for.
-//! 13. [`securing`]: its certificate, and how its connections are secured.
-//! 14. [`epochs`]: what has run here, and will not again.
-//! 15. [`lease`]: for how long guests run without a word from the manager.
-//! 16. [`seeing`]: figures for those who watch.
-//! 17. [`http`]: what the manager and other agents can ask.
+//! 8. [`mirror`]: what peers send during a switch, copied from the one to the other.
+//! 9. [`moves`]: the events of moves, kept so that they can be asked for again.
+//! 10. [`recovery`]: taking up what a killed agent has left, and settling what is undecided.
+//! 11. [`checkpoint`]: an instance into a snapshot, and one from it.
+//! 12. [`check`]: what this host could say against a move.
+//! 13. [`holders`]: the sleeping services that this host answers for.
+//! 14. [`securing`]: its certificate, and how its connections are secured.
+//! 15. [`epochs`]: what has run here, and will not again.
+//! 16. [`lease`]: for how long guests run without a word from the manager.
+//! 17. [`seeing`]: figures for those who watch.
+//! 18. [`http`]: what the manager and other agents can ask.
 //!
 //! Guests outlive their agent: it may be killed, ended or replaced by a newer one at any instant, and the
 //! next one takes them up. Holders do not: the manager has them begun again.
@@ -33,6 +34,7 @@ pub mod host;
 pub mod http;
 pub mod instance;
 pub mod lease;
+pub mod mirror;
 pub mod moves;
 pub mod network;
 pub mod recovery;

@@ -4,9 +4,13 @@
 //! made; [`BridgeNetwork`] is the one that daemons use.
 
 use std::fmt::Debug;
-use std::net::Ipv4Addr;
+use std::io;
+use std::task::{Context, Poll, ready};
 
-use crate::hostnet::{HostNetError, MacAddr, Mirror, PortState, Tap};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::hostnet::{HostNetError, MacAddr, PortState, Tap, TapWire};
 
 /// Prefix of our taps' names.
 pub const TAP_PREFIX: &str = "ft-";
@@ -19,24 +23,18 @@ pub trait Network: Send + Sync + Debug {
     /// The port cannot be made.
     fn plug(&self, name: &str, mac: &str, open: bool) -> Result<Box<dyn Port>, HostNetError>;
 
-    /// Takes up a port that another agent has made, as it is. What is left of the mirror of move number
-    /// `mirror` is removed.
+    /// Takes up a port that another agent has made, as it is.
     ///
     /// # Errors
     /// There is no such port, or the kernel refused.
-    fn adopt(
-        &self,
-        name: &str,
-        mac: &str,
-        mirror: Option<u32>,
-    ) -> Result<Box<dyn Port>, HostNetError>;
+    fn adopt(&self, name: &str, mac: &str) -> Result<Box<dyn Port>, HostNetError>;
 
-    /// Removes a port that another agent may have made, and what is left of its mirror.
+    /// Removes a port that another agent may have made.
     ///
     /// # Errors
     /// The kernel refused.
-    fn remove(&self, name: &str, mac: &str, mirror: Option<u32>) -> Result<(), HostNetError> {
-        match self.adopt(name, mac, mirror) {
+    fn remove(&self, name: &str, mac: &str) -> Result<(), HostNetError> {
+        match self.adopt(name, mac) {
             Ok(port) => port.unplug(),
             Err(HostNetError::NoSuchLink { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -61,11 +59,11 @@ pub trait Port: Send + Sync + Debug {
     /// The kernel refused.
     fn set_open(&self, open: bool) -> Result<(), HostNetError>;
 
-    /// Makes one end of the tunnel for move number `id` to the agent at `peer`, not yet copying.
+    /// Opens the wire to the guest, not yet listening; to be called within a tokio runtime.
     ///
     /// # Errors
     /// The kernel refused.
-    fn mirror(&self, end: End, peer: Ipv4Addr, id: u32) -> Result<Box<dyn Copying>, HostNetError>;
+    fn wire(&self) -> Result<Box<dyn Wire>, HostNetError>;
 
     /// Removes it.
     ///
@@ -74,21 +72,25 @@ pub trait Port: Send + Sync + Debug {
     fn unplug(self: Box<Self>) -> Result<(), HostNetError>;
 }
 
-/// Which end of a mirror.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum End {
-    Source,
-    Destination,
-}
-
-/// One end of a mirror; dropping it ends the copying.
-pub trait Copying: Send + Sync + Debug {
-    /// Begins to copy.
+/// The wire between the switch and a guest. Dropping it ends the listening.
+pub trait Wire: Send + Sync + Debug {
+    /// From now on what passes can be received.
     ///
     /// # Errors
     /// The kernel refused.
-    fn on(&mut self) -> Result<(), HostNetError>;
+    fn listen(&self) -> Result<(), HostNetError>;
+
+    /// The oldest frame that has passed; its length. One task at a time may wait for it.
+    ///
+    /// # Errors
+    /// The port is gone.
+    fn poll_receive(&self, cx: &mut Context<'_>, frame: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Hands a frame to the guest, behind all that is on its way there.
+    ///
+    /// # Errors
+    /// It is lost: the guest's queue is full, or the port is gone.
+    fn send(&self, frame: &[u8]) -> io::Result<()>;
 }
 
 /// Taps on a Linux bridge.
@@ -111,18 +113,8 @@ impl Network for BridgeNetwork {
         Ok(Box::new(Tap::create(name, &self.bridge, address(name, mac)?, state(open))?))
     }
 
-    fn adopt(
-        &self,
-        name: &str,
-        mac: &str,
-        mirror: Option<u32>,
-    ) -> Result<Box<dyn Port>, HostNetError> {
-        if let Some(id) = mirror {
-            Mirror::clear(id)?;
-        }
-        let tap = Tap::adopt(name, address(name, mac)?)?;
-        Mirror::end_copies_of(&tap)?;
-        Ok(Box::new(tap))
+    fn adopt(&self, name: &str, mac: &str) -> Result<Box<dyn Port>, HostNetError> {
+        Ok(Box::new(Tap::adopt(name, address(name, mac)?)?))
     }
 }
 
@@ -135,12 +127,16 @@ impl Port for Tap {
         self.set_port(state(open))
     }
 
-    fn mirror(&self, end: End, peer: Ipv4Addr, id: u32) -> Result<Box<dyn Copying>, HostNetError> {
-        let mirror = match end {
-            End::Source => Mirror::source(self, peer, id)?,
-            End::Destination => Mirror::destination(self, peer, id)?,
-        };
-        Ok(Box::new(mirror))
+    fn wire(&self) -> Result<Box<dyn Wire>, HostNetError> {
+        let wire = TapWire::open(self)?;
+        // SAFETY: the wire owns its socket, which stays open and its own until the `AsyncFd` is dropped.
+        let polled = unsafe { AsyncFd::register_with_interest(wire, Interest::READABLE) };
+        let polled = polled.map_err(|error| HostNetError::Wire {
+            action: "open",
+            name: self.name().to_owned(),
+            source: error.into(),
+        })?;
+        Ok(Box::new(PolledWire(Some(polled))))
     }
 
     fn unplug(self: Box<Self>) -> Result<(), HostNetError> {
@@ -148,8 +144,42 @@ impl Port for Tap {
     }
 }
 
-impl Copying for Mirror {
-    fn on(&mut self) -> Result<(), HostNetError> {
-        Mirror::on(self)
+/// A tap's wire that tasks can wait for; there until it is dropped.
+#[derive(Debug)]
+struct PolledWire(Option<AsyncFd<TapWire>>);
+
+impl PolledWire {
+    fn inner(&self) -> io::Result<&AsyncFd<TapWire>> {
+        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Wire for PolledWire {
+    fn listen(&self) -> Result<(), HostNetError> {
+        self.0.as_ref().map_or(Ok(()), |wire| wire.get_ref().listen())
+    }
+
+    fn poll_receive(&self, cx: &mut Context<'_>, frame: &mut [u8]) -> Poll<io::Result<usize>> {
+        let wire = self.inner()?;
+        loop {
+            let mut ready = ready!(wire.poll_read_ready(cx))?;
+            if let Ok(received) = ready.try_io(|wire| wire.get_ref().receive(frame)) {
+                return Poll::Ready(received);
+            }
+        }
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.inner()?.get_ref().send(frame)
+    }
+}
+
+impl Drop for PolledWire {
+    fn drop(&mut self) {
+        let wire = self.0.take().map(AsyncFd::into_inner);
+        // The kernel lets whoever closes a packet socket wait until no processor looks at it any more.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(wire));
+        }
     }
 }

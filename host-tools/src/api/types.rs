@@ -192,8 +192,6 @@ pub struct MigrateRequest {
 pub struct MoveRequest {
     /// Id of the move.
     pub migration: String,
-    /// Its number, for the mirror's tunnel.
-    pub tunnel: u32,
     /// Where the destination's agent listens.
     pub destination: String,
     /// Its name.

@@ -1,27 +1,26 @@
 //! The host's side of a guest's network: its tap, the bridge port the tap is plugged into, and the
-//! tunnel that copies frames to a destination during a move.
+//! wire between the two.
 //!
 //! Everything here acts on the network namespace of the calling thread, through one netlink request
-//! each ([`netlink`]); no program is started. Names of links are the caller's, and everything can be
+//! each ([`netlink`]) or a packet socket; no program is started. Names of links are the caller's, and everything can be
 //! made anew over the leftovers of an agent that died.
 //!
 //! - [`Tap`]: the link QEMU opens.
 //! - [`PortState`]: whether what the guest sends enters the bridge. A standby's port and the port of a
 //!   source after the commit are closed: the kernel drops every frame of the guest before the bridge
 //!   looks at it, so no answer leaves and no address is learned, whatever the guest does.
-//! - [`Mirror`]: from just before the drain until the announcement has taken effect, frames for the
-//!   service that still reach the source's tap are copied into the destination's.
+//! - [`TapWire`]: frames on their way to the guest, to be copied to a standby elsewhere, and frames from there.
 
 pub mod mac;
-pub mod mirror;
 pub mod netlink;
 pub mod port;
 pub mod tap;
+pub mod wire;
 
-pub use mac::MacAddr;
-pub use mirror::Mirror;
+pub use mac::{MacAddr, MacParseError};
 pub use port::PortState;
 pub use tap::Tap;
+pub use wire::TapWire;
 
 /// Longest name of a link in bytes (the kernel's IFNAMSIZ less its zero byte).
 pub const LINK_NAME_MAX: usize = 15;
@@ -54,6 +53,18 @@ pub enum HostNetError {
     #[error("cannot {action} tap \"{name}\": {source}")]
     TapRequest {
         /// "make" or "remove".
+        action: &'static str,
+        /// The tap.
+        name: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A packet socket at a tap was refused.
+    #[error(
+        "cannot {action} the wire of tap \"{name}\": {source} (a packet socket needs CAP_NET_RAW)"
+    )]
+    Wire {
+        /// "open" or "listen at".
         action: &'static str,
         /// The tap.
         name: String,

@@ -67,8 +67,6 @@ impl Tap {
         let into = netlink_packet_route::link::LinkAttribute::Controller(bridge);
         route.change_link(self.index, vec![into])?;
         port::set(route, self.index, &self.name, state).map_err(Plug::Port)?;
-        // For the mirror of a later move, which must not cost a frame.
-        route.clsact(self.index)?;
         route.up(self.index)?;
         Ok(())
     }

@@ -68,7 +68,6 @@ impl Manager {
         }
         let request = MoveRequest {
             migration: id.clone(),
-            tunnel: number,
             destination,
             destination_name: to.to_owned(),
             limits,

@@ -5,7 +5,7 @@
 //! the time.
 //!
 //! ```text
-//! Idle → Requesting → Preparing → Copying ⇄ Inquiring → Mirroring → Draining → Freezing → Transferring
+//! Idle → Requesting → Preparing → Copying ⇄ Inquiring → Draining → Mirroring → Freezing → Transferring
 //!   │         └── any of these ── failure, deadline, cancel ──────────────→ Undoing ──→ Done(Kept)
 //!   │                                                                           ↑
 //!   └ … Transferring → Committing ── refused ───────────────────────────────────┤
@@ -46,10 +46,10 @@ pub enum Event {
     },
     /// The store could take a commit now.
     StoreReady,
-    /// Frames for the service now also reach the standby.
-    MirrorOn,
     /// The drain ended, on evidence or at its limit.
     Drained,
+    /// Frames for the service now also reach the standby.
+    MirrorOn,
     /// The service is parked and the last pages are listed.
     Frozen,
     /// All pages are at the destination and both digests agree.
@@ -116,11 +116,11 @@ pub enum Action {
     },
     /// Wait until the store could take a commit.
     AskStore,
-    /// Copy frames for the service to the standby too.
-    MirrorOn,
     /// Drain the guest.
     Drain,
-    /// Freeze it.
+    /// Copy frames for the service to the standby too, and mark the last that is not.
+    MirrorOn,
+    /// Freeze the guest behind the mark.
     Freeze,
     /// Send the last pages and have the digests compared.
     SendLast,
@@ -144,8 +144,6 @@ pub enum Action {
         cont: bool,
         /// The guest may have been drained or frozen.
         thaw: bool,
-        /// Frames may be mirrored.
-        mirror: bool,
     },
 }
 
@@ -177,8 +175,8 @@ pub enum State {
     Preparing,
     Copying { number: u32, since_us: u64, before: Option<Round> },
     Inquiring { since_us: u64, last: Round },
-    Mirroring,
     Draining,
+    Mirroring,
     Freezing,
     Transferring { delivered: bool, stopped: bool },
     Committing,
@@ -298,7 +296,7 @@ impl Machine {
                     }
                     // Better asked now than when the service is frozen: etcd may elect, or another manager
                     // take over.
-                    Verdict::Switch if self.store_was_ready(now_us) => self.mirror(now_us),
+                    Verdict::Switch if self.store_was_ready(now_us) => self.drain(now_us),
                     Verdict::Switch => {
                         self.state = S::Inquiring { since_us: now_us, last };
                         vec![Action::AskStore]
@@ -310,7 +308,7 @@ impl Machine {
                 self.store_ready_us = Some(now_us);
                 let waited_us = now_us.saturating_sub(since_us);
                 if waited_us <= QUICK_STORE_US {
-                    return self.mirror(now_us);
+                    return self.drain(now_us);
                 }
                 // The service has gone on writing meanwhile.
                 let before = Round { took_us: last.took_us.saturating_add(waited_us), ..last };
@@ -318,8 +316,8 @@ impl Machine {
                     S::Copying { number: last.number + 1, since_us: now_us, before: Some(before) };
                 vec![Action::SendRound { full: false }]
             }
-            (S::Mirroring, E::MirrorOn) => self.enter(S::Draining, now_us, Action::Drain),
-            (S::Draining, E::Drained) => self.enter(S::Freezing, now_us, Action::Freeze),
+            (S::Draining, E::Drained) => self.enter(S::Mirroring, now_us, Action::MirrorOn),
+            (S::Mirroring, E::MirrorOn) => self.enter(S::Freezing, now_us, Action::Freeze),
             (S::Freezing, E::Frozen) => {
                 let next = S::Transferring { delivered: false, stopped: false };
                 let mut actions = self.enter(next, now_us, Action::SendLast);
@@ -434,8 +432,8 @@ impl Machine {
         self.store_ready_us.is_some_and(|at_us| now_us.saturating_sub(at_us) <= FRESH_STORE_US)
     }
 
-    fn mirror(&mut self, now_us: u64) -> Vec<Action> {
-        self.enter(State::Mirroring, now_us, Action::MirrorOn)
+    fn drain(&mut self, now_us: u64) -> Vec<Action> {
+        self.enter(State::Draining, now_us, Action::Drain)
     }
 
     /// Goes on to `state` with one action.
@@ -462,11 +460,7 @@ impl Machine {
 
     /// Begins to put the source back as it was.
     fn undo(&mut self, phase: Phase, reason: String, now_us: u64) -> Vec<Action> {
-        let action = Action::Undo {
-            cont: phase >= Phase::Transfer,
-            thaw: phase >= Phase::Drain,
-            mirror: matches!(self.state, State::Mirroring) || phase >= Phase::Drain,
-        };
+        let action = Action::Undo { cont: phase >= Phase::Transfer, thaw: phase >= Phase::Drain };
         self.log.close(now_us);
         self.enter(State::Undoing { phase, reason }, now_us, action)
     }
@@ -491,8 +485,8 @@ fn phase_of(state: &State) -> Option<Phase> {
     Some(match state {
         State::Requesting => Phase::Request,
         State::Preparing => Phase::Prepare,
-        State::Copying { .. } | State::Inquiring { .. } | State::Mirroring => Phase::Precopy,
-        State::Draining => Phase::Drain,
+        State::Copying { .. } | State::Inquiring { .. } => Phase::Precopy,
+        State::Draining | State::Mirroring => Phase::Drain,
         State::Freezing => Phase::Freeze,
         State::Transferring { .. } => Phase::Transfer,
         State::Committing | State::Settling => Phase::Commit,

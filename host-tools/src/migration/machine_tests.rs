@@ -14,8 +14,8 @@ fn events() -> Vec<Event> {
         Event::StandbyReady,
         Event::RoundSent { dirty: 5 },
         Event::StoreReady,
-        Event::MirrorOn,
         Event::Drained,
+        Event::MirrorOn,
         Event::Frozen,
         Event::Delivered,
         Event::Stopped,
@@ -44,8 +44,8 @@ fn states() -> Vec<State> {
         State::Preparing,
         State::Copying { number: 1, since_us: 0, before: None },
         State::Inquiring { since_us: 0, last: Round { number: 2, pages: 5, took_us: 1 } },
-        State::Mirroring,
         State::Draining,
+        State::Mirroring,
         State::Freezing,
         State::Transferring { delivered: false, stopped: false },
         State::Transferring { delivered: true, stopped: false },
@@ -73,8 +73,8 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
     use State as S;
     let next = |state, action| Some((state, vec![action]));
     let done = |outcome| Some((S::Done(outcome), vec![]));
-    let undo = |phase, reason: String, cont, thaw, mirror| {
-        Some((S::Undoing { phase, reason }, vec![A::Undo { cont, thaw, mirror }]))
+    let undo = |phase, reason: String, cont, thaw| {
+        Some((S::Undoing { phase, reason }, vec![A::Undo { cont, thaw }]))
     };
     match (state, event) {
         (S::Idle, E::Start) => next(S::Requesting, A::Offer),
@@ -86,9 +86,9 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             let last = Round { number: *number, pages: *dirty, took_us: 1 - since_us };
             next(S::Inquiring { since_us: 1, last }, A::AskStore)
         }
-        (S::Inquiring { .. }, E::StoreReady) => next(S::Mirroring, A::MirrorOn),
-        (S::Mirroring, E::MirrorOn) => next(S::Draining, A::Drain),
-        (S::Draining, E::Drained) => next(S::Freezing, A::Freeze),
+        (S::Inquiring { .. }, E::StoreReady) => next(S::Draining, A::Drain),
+        (S::Draining, E::Drained) => next(S::Mirroring, A::MirrorOn),
+        (S::Mirroring, E::MirrorOn) => next(S::Freezing, A::Freeze),
         (S::Freezing, E::Frozen) => {
             Some((S::Transferring { delivered: false, stopped: false }, vec![A::SendLast, A::Stop]))
         }
@@ -104,7 +104,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             next(S::Restoring { epoch: *epoch }, A::Resume)
         }
         (S::Committing | S::Settling, E::NotCommitted { .. }) => {
-            undo(Phase::Commit, reason(), true, true, true)
+            undo(Phase::Commit, reason(), true, true)
         }
         (S::Committing | S::Settling, E::CommitUnknown | E::Failed { .. } | E::Deadline) => {
             next(S::Settling, A::Settle)
@@ -164,14 +164,13 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             | E::Deadline
             | E::Cancel,
         ) => {
-            let (phase, cont, thaw, mirror) = match state {
-                S::Requesting => (Phase::Request, false, false, false),
-                S::Preparing => (Phase::Prepare, false, false, false),
-                S::Copying { .. } | S::Inquiring { .. } => (Phase::Precopy, false, false, false),
-                S::Mirroring => (Phase::Precopy, false, false, true),
-                S::Draining => (Phase::Drain, false, true, true),
-                S::Freezing => (Phase::Freeze, false, true, true),
-                S::Transferring { .. } => (Phase::Transfer, true, true, true),
+            let (phase, cont, thaw) = match state {
+                S::Requesting => (Phase::Request, false, false),
+                S::Preparing => (Phase::Prepare, false, false),
+                S::Copying { .. } | S::Inquiring { .. } => (Phase::Precopy, false, false),
+                S::Draining | S::Mirroring => (Phase::Drain, false, true),
+                S::Freezing => (Phase::Freeze, false, true),
+                S::Transferring { .. } => (Phase::Transfer, true, true),
                 _ => return None,
             };
             let reason = match event {
@@ -182,7 +181,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
                 E::Cancel => "it was cancelled".into(),
                 _ => reason(),
             };
-            undo(phase, reason, cont, thaw, mirror)
+            undo(phase, reason, cont, thaw)
         }
         _ => None,
     }
@@ -224,7 +223,7 @@ fn a_move_that_is_not_ready_in_time_leaves_the_source_serving() {
     let mut machine = Machine { state: copying.clone(), ..Machine::new(policy(OnTimeout::Cancel)) };
     assert_eq!(machine.deadline_us(), Some(9_000_000));
     let actions = machine.step(Event::Deadline, 9_000_000);
-    assert_eq!(actions, [Action::Undo { cont: false, thaw: false, mirror: false }]);
+    assert_eq!(actions, [Action::Undo { cont: false, thaw: false }]);
     let State::Undoing { phase: Phase::Precopy, reason } = machine.state() else {
         panic!("{:?}", machine.state())
     };
@@ -234,7 +233,7 @@ fn a_move_that_is_not_ready_in_time_leaves_the_source_serving() {
     assert!(forced.deadline_us() > Some(9_000_000), "a round is not cut short");
     assert_eq!(forced.step(Event::RoundSent { dirty: 5000 }, 9_000_000), [Action::AskStore]);
     assert!(forced.deadline_us() > Some(9_000_000), "the store is asked after that time too");
-    assert_eq!(forced.step(Event::StoreReady, 9_001_000), [Action::MirrorOn]);
+    assert_eq!(forced.step(Event::StoreReady, 9_001_000), [Action::Drain]);
 }
 
 #[test]
@@ -259,7 +258,7 @@ fn pages_written_while_the_store_elects_are_copied_before_the_switch() {
     );
     // That is small for two seconds' worth: so little is written in the time of one round that it is the last,
     // and the store has only just been asked.
-    assert_eq!(machine.step(Event::RoundSent { dirty: 800 }, 2_110_000), [Action::MirrorOn]);
+    assert_eq!(machine.step(Event::RoundSent { dirty: 800 }, 2_110_000), [Action::Drain]);
 
     // An answer that is older than a second is asked for anew.
     let mut slow = Machine { state: machine.state.clone(), ..machine.clone() };
@@ -274,7 +273,7 @@ fn a_store_that_never_answers_keeps_the_service_where_it_is() {
         let mut machine = at(state);
         assert_eq!(machine.deadline_us(), Some(120_000_000));
         let actions = machine.step(Event::Deadline, 120_000_000);
-        assert_eq!(actions, [Action::Undo { cont: false, thaw: false, mirror: false }]);
+        assert_eq!(actions, [Action::Undo { cont: false, thaw: false }]);
         let State::Undoing { phase: Phase::Precopy, reason } = machine.state() else { panic!() };
         assert!(reason.contains("store"), "{reason}");
     }

@@ -143,6 +143,7 @@ pub const AGENT: &[Rule] = &[
     rule("GET", "/v1/snapshots/{digest}", None),
     rule("DELETE", "/v1/snapshots/{digest}", None),
     agent("GET", "/v1/transfer"),
+    agent("GET", "/v1/transfer/{id}/mirror").quiet(),
 ];
 
 /// Who asks.

@@ -85,7 +85,12 @@ fn each_role_may_do_what_it_says_on_every_route() {
     assert_eq!(allowed(AGENT, &who(Role::Manager)).len(), AGENT.len());
     assert_eq!(
         allowed(AGENT, &who(Role::Agent)),
-        [("GET", "/v1/node"), ("POST", "/v1/instances/{name}/resolve"), ("GET", "/v1/transfer")]
+        [
+            ("GET", "/v1/node"),
+            ("POST", "/v1/instances/{name}/resolve"),
+            ("GET", "/v1/transfer"),
+            ("GET", "/v1/transfer/{id}/mirror")
+        ]
     );
     assert_eq!(allowed(MANAGER, &Who::Nobody), [("POST", "/v1/enrol")]);
     assert_eq!(allowed(AGENT, &Who::Nobody), []);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// First two bytes of a frame.
 pub const MAGIC: [u8; 2] = *b"FT";
 /// Version of framing and messages.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload: 256 pages, their run headers, and a margin.
@@ -36,6 +36,8 @@ pub enum Kind {
     Pages = 2,
     /// The same, packed; [`read`] gives it out as `Pages`.
     Packed = 3,
+    /// An Ethernet frame for the guest of a standby; on the mirror's connection only.
+    Ethernet = 4,
 }
 
 /// Why bytes were not a frame.
@@ -154,6 +156,7 @@ pub async fn read(
         1 => Kind::Message,
         2 => Kind::Pages,
         3 => Kind::Packed,
+        4 => Kind::Ethernet,
         found => return Err(FrameError::Kind { found }),
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);

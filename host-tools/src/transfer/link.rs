@@ -92,6 +92,9 @@ impl<S: AsyncRead + AsyncWrite> Link<S> {
                 Ok((message, [])) => Ok(Received::Message(message)),
                 _ => Err(LinkError::Decode),
             },
+            Kind::Ethernet => {
+                Err(LinkError::Frame(FrameError::Kind { found: Kind::Ethernet as u8 }))
+            }
         }
     }
 

@@ -11,14 +11,12 @@ pub enum FromSource {
     Offer {
         /// Id of the move.
         migration: String,
-        /// Number of the move, for the mirror's tunnel.
-        tunnel: u32,
         /// The service.
         spec: Box<ServiceSpec>,
         /// Where the source's agent listens.
         source: String,
     },
-    /// Boot the standby. Answer: `Standby` or `Failed`.
+    /// Boot the standby; the connection for the mirror is made meanwhile. Answer: `Standby` or `Failed`.
     Prepare,
     /// A precopy round was sent. Answer: `Arrived` or `Failed`.
     Round,

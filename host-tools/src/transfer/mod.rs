@@ -13,5 +13,6 @@ pub mod message;
 pub mod pages;
 
 pub use digest::PageDigest;
+pub use frame::FrameError;
 pub use link::{Link, LinkError};
 pub use message::{FromDestination, FromSource};

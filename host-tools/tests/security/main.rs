@@ -308,7 +308,6 @@ async fn a_source_cannot_give_what_the_manager_has_not_given() {
         let mut link = Link::new(stream);
         let offer = FromSource::Offer {
             migration: "m9".into(),
-            tunnel: 9,
             spec: Box::new(spec.clone()),
             source: address_of("a"),
         };

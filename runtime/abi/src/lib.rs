@@ -31,6 +31,9 @@ pub enum Task {
     Prepare = 5,
     /// The service is to end: close every connection in order, report [`Report::Ended`].
     End = 6,
+    /// Take in frames up to the mark (`ferry_protocol::mark`) with the number that is the argument, then as
+    /// [`Task::Prepare`] with argument 0. Given only after a drain.
+    CatchUp = 7,
 }
 
 /// Where a list of connections lies: postcard-encoded `ferry_protocol::control::Connection`s.
@@ -67,7 +70,7 @@ pub enum Report {
     },
     /// To [`Task::Connections`].
     Connections(Listing),
-    /// To [`Task::Prepare`]: one bit per page of the portable region, set where a page holds no state.
+    /// To [`Task::Prepare`] and [`Task::CatchUp`]: one bit per page of the portable region, set where a page holds no state.
     Prepared {
         /// Address of the bitmap.
         addr: u64,

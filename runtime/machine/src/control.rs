@@ -188,7 +188,10 @@ impl Control {
             (Order::Scan { .. }, State::Running) => (Task::Prepare, 0),
             // A full freeze makes a checkpoint, whose connections somebody may have to hold; a move has
             // no use for the list, and no time.
-            (Order::Freeze { full }, State::Running | State::Draining) => {
+            (Order::Freeze { full: false, mark: mark @ 1.. }, State::Draining) => {
+                (Task::CatchUp, *mark)
+            }
+            (Order::Freeze { full, .. }, State::Running | State::Draining) => {
                 (Task::Prepare, u32::from(*full))
             }
             (Order::Drain { timeout_us }, State::Running) => (Task::Drain, *timeout_us),
@@ -250,7 +253,10 @@ impl Control {
                 exports::power_off()
             }
             (Order::Scan { full }, Report::Prepared { addr, len, .. }) => pages(full, addr, len),
-            (Order::Freeze { full }, Report::Prepared { addr, len, monotonic_ns, connections }) => {
+            (
+                Order::Freeze { full, .. },
+                Report::Prepared { addr, len, monotonic_ns, connections },
+            ) => {
                 self.state = State::Frozen;
                 self.frozen = full.then_some(connections);
                 capture::write_header(self.epoch, monotonic_ns);

@@ -48,6 +48,9 @@ pub enum Order {
     Freeze {
         /// As in [`Order::Scan`]: a checkpoint without precopy asks for everything.
         full: bool,
+        /// When draining: frames are taken in up to the [mark](crate::mark) with this number first, or for
+        /// [`MARK_LIMIT_US`]. 0: there is none.
+        mark: u32,
     },
     /// Undo `Drain` and `Freeze`: windows reopen, the service goes on here. Answer: [`Answer::Resumed`].
     Thaw,
@@ -71,6 +74,10 @@ pub enum Order {
         id: u128,
     },
 }
+
+/// Longest wait of a guest for a mark, in microseconds: it may be lost in a queue that is full, and what was
+/// before it is then repaired by TCP.
+pub const MARK_LIMIT_US: u32 = 20_000;
 
 /// Where a guest stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// First two bytes of every frame.
 pub const MAGIC: [u8; 2] = *b"FY";
 /// Version of the framing and of the messages in it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload. Bulk data (bitmaps, connection lists) is read from guest RAM instead.

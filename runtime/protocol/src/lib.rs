@@ -6,7 +6,8 @@
 //! 2. [`frame`]: how bytes on the control port become frames: magic, version, length, CRC-32,
 //!    all checked before a byte of the payload is decoded.
 //! 3. [`control`]: the orders an agent gives a guest and the answers it gets.
-//! 4. [`snapshot`]: the fixed header of a snapshot file.
+//! 4. [`mark`]: the frame up to which a guest takes frames in before it is captured.
+//! 5. [`snapshot`]: the fixed header of a snapshot file.
 //!
 //! Nothing in here does I/O, and every decoder takes bytes from a side it does not trust.
 #![cfg_attr(not(test), no_std)]
@@ -15,4 +16,5 @@
 pub mod control;
 pub mod frame;
 pub mod layout;
+pub mod mark;
 pub mod snapshot;

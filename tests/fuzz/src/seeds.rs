@@ -66,7 +66,6 @@ fn control(corpus: &Corpus<'_>) {
 fn link(corpus: &Corpus<'_>) {
     let offer = FromSource::Offer {
         migration: "m1".into(),
-        tunnel: 1,
         spec: serde_json::from_str(SPEC).expect("a service"),
         source: "10.77.1.1:7070".into(),
     };
@@ -215,7 +214,7 @@ fn segments(corpus: &Corpus<'_>) {
 fn bodies(corpus: &Corpus<'_>) {
     let bodies = [
         format!(r#"{{"spec":{SPEC},"epoch":3,"snapshot":null}}"#),
-        r#"{"migration":"m1","tunnel":1,"destination":"10.77.1.2:7701","destination_name":"b","limits":{"max_downtime_us":5,"timeout_us":null,"on_timeout":"force"}}"#.into(),
+        r#"{"migration":"m1","destination":"10.77.1.2:7701","destination_name":"b","limits":{"max_downtime_us":5,"timeout_us":null,"on_timeout":"force"}}"#.into(),
         r#"{"leave_running":false,"id":"c1","hold":true}"#.into(),
         r#"{"epoch":3}"#.into(),
         format!(

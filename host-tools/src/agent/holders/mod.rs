@@ -105,7 +105,7 @@ impl Holders {
             let mac = std::fs::read_to_string(&path).map_err(fail)?;
             // Without an address it was never plugged.
             if !mac.is_empty() {
-                network.remove(tap, &mac, None).map_err(ApiError::failed)?;
+                network.remove(tap, &mac).map_err(ApiError::failed)?;
             }
             std::fs::remove_file(&path).map_err(fail)?;
         }

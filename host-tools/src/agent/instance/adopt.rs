@@ -57,7 +57,7 @@ impl Instance {
         let _ = std::fs::remove_file(&descriptor.ram_file);
         let console = Console::reopen(run_dir, &descriptor.stem(), descriptor.log_start)
             .map_err(AdoptError::Console)?;
-        let port = network.adopt(&descriptor.tap, &spec.mac, descriptor.tunnel())?;
+        let port = network.adopt(&descriptor.tap, &spec.mac)?;
         // An answer to the earlier agent may still come: it must not look like one to us.
         let guest = Guest::new(control, crate::api::now_us() as u32);
         let standing = Standing {

@@ -79,7 +79,7 @@ async fn take_up(
         }
     }
     let (tap, mac) = (&descriptor.tap, &descriptor.spec.mac);
-    host.network().remove(tap, mac, descriptor.tunnel()).map_err(ApiError::failed)?;
+    host.network().remove(tap, mac).map_err(ApiError::failed)?;
     descriptor.remove_files(host.run_dir()).map_err(ApiError::failed)?;
     Ok(None)
 }

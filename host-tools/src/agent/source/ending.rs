@@ -68,16 +68,9 @@ impl Move {
         Ok(())
     }
 
-    pub(super) async fn undo(
-        &mut self,
-        cont: bool,
-        thaw: bool,
-        mirror: bool,
-    ) -> Result<Event, Event> {
+    pub(super) async fn undo(&mut self, cont: bool, thaw: bool) -> Result<Event, Event> {
         let woken = self.wake(cont, thaw).await;
-        if mirror || self.mirror.is_some() {
-            drop(self.mirror.take());
-        }
+        drop(self.mirror.take());
         if let Some(mut link) = self.link.take() {
             // If the destination cannot be told, it notices that the connection has ended.
             if link.send(&FromSource::Abandon).await.is_ok() {

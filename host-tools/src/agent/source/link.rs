@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use ferry_protocol::control::{Answer, Order};
 
 use super::{Move, Upgraded, failed};
-use crate::agent::host::tunnel_address;
 use crate::agent::http::TRANSFER_PROTOCOL;
 use crate::agent::instance::ORDER_LIMIT;
-use crate::agent::network::End;
+use crate::agent::mirror::{self, Mirror};
 use crate::api::Migration;
+use crate::hostnet::MacParseError;
 use crate::migration::Event;
 use crate::transfer::pages::FrameBuilder;
 use crate::transfer::{FromDestination, FromSource, Link, LinkError};
@@ -81,7 +81,6 @@ impl Move {
         let _: Migration = self.manager.get(&path).await.map_err(failed)?;
         let offer = FromSource::Offer {
             migration: self.request.migration.clone(),
-            tunnel: self.request.tunnel,
             spec: Box::new(self.instance.spec.clone()),
             source: self.host.address().to_owned(),
         };
@@ -95,10 +94,20 @@ impl Move {
     pub(super) async fn prepare(&mut self) -> Result<Event, Event> {
         self.tell(&FromSource::Prepare).await?;
         let begun = Instant::now();
-        let peer = tunnel_address(&self.request.destination).map_err(failed)?;
-        let tunnel = self.request.tunnel;
-        let mirror = self.instance.with_port(|port| port.mirror(End::Source, peer, tunnel));
-        self.mirror = Some(mirror.map_err(failed)?);
+        let address: Address = self.request.destination.parse().map_err(failed)?;
+        let agent = self.host.agent(address, &self.request.destination_name);
+        let path = format!("/v1/transfer/{}/mirror", self.request.migration);
+        let stream = match agent.upgrade(&path, mirror::PROTOCOL).await {
+            Ok(stream) => stream,
+            // The destination knows better why.
+            Err(error) => match tokio::time::timeout(LAST_WORDS_LIMIT, self.hear()).await {
+                Ok(Err(event)) => return Err(event),
+                _ => return Err(failed(error)),
+            },
+        };
+        let guest = self.instance.spec.mac.parse().map_err(|error: MacParseError| failed(error))?;
+        let wire = self.instance.with_port(|port| port.wire()).map_err(failed)?;
+        self.mirror = Some(Mirror::source(wire, guest, stream));
         self.step("mirror made", begun);
         match self.hear().await? {
             FromDestination::Standby { boot_us } => {

@@ -17,8 +17,8 @@ use hyper_util::rt::TokioIo;
 use super::destination::micros;
 use super::host::Host;
 use super::instance::Instance;
+use super::mirror::Mirror;
 use super::moves::EventLog;
-use super::network::Copying;
 use super::recovery;
 use crate::api::{Client, MoveEvent, MoveRequest, MoveSummary};
 use crate::migration::precopy::Policy;
@@ -38,7 +38,9 @@ struct Move {
     grant: String,
     manager: Client,
     link: Option<Link<Upgraded>>,
-    mirror: Option<Box<dyn Copying>>,
+    mirror: Option<Mirror>,
+    /// The mark behind the last frame that is not mirrored.
+    mark: u32,
     digest: PageDigest,
     /// Pages to be sent while the service is frozen.
     last_pages: Vec<u32>,
@@ -86,6 +88,8 @@ pub async fn run(
         request,
         link: None,
         mirror: None,
+        // A frame from elsewhere must not be taken for it; without random numbers that is a little easier.
+        mark: getrandom::u32().unwrap_or_default() | 1,
         digest: PageDigest::default(),
         last_pages: Vec::new(),
         frame: Vec::new(),
@@ -215,8 +219,8 @@ impl Move {
             Action::AskStore => self.await_store().await,
             Action::MirrorOn => {
                 let begun = Instant::now();
-                if let Some(mirror) = &mut self.mirror {
-                    mirror.on().map_err(failed)?;
+                if let Some(mirror) = &self.mirror {
+                    mirror.on(self.mark).map_err(failed)?;
                 }
                 self.step("mirror on", begun);
                 Ok(Event::MirrorOn)
@@ -229,7 +233,7 @@ impl Move {
             Action::AskDestination => Ok(self.ask_destination().await),
             Action::TakeBack => self.take_back().await,
             Action::Remove => self.remove().await,
-            Action::Undo { cont, thaw, mirror } => self.undo(*cont, *thaw, *mirror).await,
+            Action::Undo { cont, thaw } => self.undo(*cont, *thaw).await,
             Action::SendLast | Action::Stop => Err(failed("these two go together")),
         }
     }

@@ -90,7 +90,8 @@ impl Move {
         self.tell(&FromSource::Check).await?;
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        let answer = self.watched(Order::Freeze { full: false }, ORDER_LIMIT).await?;
+        let order = Order::Freeze { full: false, mark: self.mark };
+        let answer = self.watched(order, ORDER_LIMIT).await?;
         self.step("freeze", begun);
         self.instance.set_state(InstanceState::Frozen);
         let begun = Instant::now();

@@ -402,7 +402,7 @@ impl Guest {
                 self.state = State::Draining;
                 Answer::Drained(Drained { connections: 2, settled: 2, elapsed_us: 9 })
             }
-            (Order::Freeze { full }, State::Running | State::Draining) => {
+            (Order::Freeze { full, .. }, State::Running | State::Draining) => {
                 self.state = State::Frozen;
                 self.turn.give();
                 self.report(full)

@@ -2,11 +2,11 @@
 //! script may have it kill somebody: `plug`, `open`, `close` or `unplug`.
 
 use std::fs::OpenOptions;
-use std::io::Write;
-use std::net::Ipv4Addr;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 
-use host_tools::agent::network::{Copying, End, Network, Port};
+use host_tools::agent::network::{Network, Port, Wire};
 use host_tools::hostnet::HostNetError;
 
 use super::qemu::{Deed, VIOLATIONS, deed, kill};
@@ -129,12 +129,7 @@ impl Network for PaperSwitch {
         Ok(Box::new(port))
     }
 
-    fn adopt(
-        &self,
-        name: &str,
-        _mac: &str,
-        _mirror: Option<u32>,
-    ) -> Result<Box<dyn Port>, HostNetError> {
+    fn adopt(&self, name: &str, _mac: &str) -> Result<Box<dyn Port>, HostNetError> {
         let port = self.port(name);
         if !port.file.exists() {
             return Err(HostNetError::NoSuchLink { name: name.into() });
@@ -151,9 +146,9 @@ impl Port for PaperPort {
         Ok(())
     }
 
-    fn mirror(&self, end: End, _: Ipv4Addr, _: u32) -> Result<Box<dyn Copying>, HostNetError> {
-        self.journal.note(&format!("{} mirror {end:?}", self.node));
-        Ok(Box::new(PaperMirror { node: self.node.clone(), journal: self.journal.clone() }))
+    fn wire(&self) -> Result<Box<dyn Wire>, HostNetError> {
+        self.journal.note(&format!("{} wire", self.node));
+        Ok(Box::new(PaperWire { node: self.node.clone(), journal: self.journal.clone() }))
     }
 
     fn unplug(self: Box<Self>) -> Result<(), HostNetError> {
@@ -163,21 +158,32 @@ impl Port for PaperPort {
     }
 }
 
+/// A wire without frames.
 #[derive(Debug)]
-struct PaperMirror {
+struct PaperWire {
     node: String,
     journal: Journal,
 }
 
-impl Copying for PaperMirror {
-    fn on(&mut self) -> Result<(), HostNetError> {
-        self.journal.note(&format!("{} mirror on", self.node));
+impl Wire for PaperWire {
+    fn listen(&self) -> Result<(), HostNetError> {
+        self.journal.note(&format!("{} listen", self.node));
+        Ok(())
+    }
+
+    fn poll_receive(&self, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let mark = ferry_protocol::mark::number(frame).map_or("frame", |_| "mark");
+        self.journal.note(&format!("{} {mark}", self.node));
         Ok(())
     }
 }
 
-impl Drop for PaperMirror {
+impl Drop for PaperWire {
     fn drop(&mut self) {
-        self.journal.note(&format!("{} mirror off", self.node));
+        self.journal.note(&format!("{} wire gone", self.node));
     }
 }

@@ -1,6 +1,7 @@
 //! A frame's way in.
 
 use alloc::boxed::Box;
+use ferry_protocol::mark;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 use smoltcp::wire::{
@@ -44,6 +45,9 @@ impl Stack {
         let Ok(frame) = EthernetFrame::new_checked(bytes) else { return };
         let dst = frame.dst_addr();
         if dst != self.link.mac() && !dst.is_broadcast() {
+            if let Some(number) = mark::number(bytes) {
+                self.mark = Some(number);
+            }
             return;
         }
         match frame.ethertype() {

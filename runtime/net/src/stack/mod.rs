@@ -106,6 +106,8 @@ pub struct Stack {
     /// When the gratuitous ARP is repeated, and how many times it has been sent.
     announced: Option<(Instant, u8)>,
     resumed_at: Instant,
+    /// The last mark that came in this drain.
+    mark: Option<u32>,
     woke: bool,
     /// The ring was full when the last turn ended.
     blocked: bool,
@@ -147,6 +149,7 @@ impl Stack {
             to_announce: VecDeque::new(),
             announced: None,
             resumed_at: now,
+            mark: None,
             woke: false,
             blocked: false,
         }

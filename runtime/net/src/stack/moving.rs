@@ -50,6 +50,7 @@ impl Stack {
         }
         self.to_announce.clear();
         self.announced = None;
+        self.mark = None;
         self.mode = Mode::Draining(run);
     }
 
@@ -73,6 +74,13 @@ impl Stack {
         } else {
             DrainStatus::Pending(self.poll_at().unwrap_or(run.deadline).min(run.deadline))
         }
+    }
+
+    /// Whether the [mark](ferry_protocol::mark) with this number is the last that came in this drain: all that
+    /// was before it on its way here is taken.
+    #[must_use]
+    pub fn marked(&self, number: u32) -> bool {
+        self.mark == Some(number)
     }
 
     fn drained(&self, run: &Run, timed_out: bool) -> Drained {

@@ -24,7 +24,7 @@ pub fn run(input: &[u8]) {
         3 => drop(read::<NodeReport>(json)),
         _ => {
             if let Some(descriptor) = read::<Descriptor>(json) {
-                let _ = (descriptor.stem(), descriptor.tunnel());
+                let _ = descriptor.stem();
             }
         }
     }
