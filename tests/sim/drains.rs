@@ -19,6 +19,24 @@ fn a_duplicate_sack_ends_it_after_one_round_trip() {
 }
 
 #[test]
+fn a_duplicate_sack_that_brings_a_delayed_ack_ends_it_too() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.write(0, 0, 1_000);
+    bench.run(0, |_| true);
+    bench.now += DELAY;
+    while let Some((_, frame)) = bench.link.arrived(bench.now) {
+        bench.peers[0].take(&frame);
+    }
+    assert_eq!(bench.peers[0].got.len(), 1_000);
+    // Its ACK is delayed, and the answer to the barrier comes first.
+    bench.peers[0].drop_first();
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (1, false));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP);
+    assert_eq!(bench.peers[0].repeats, 1, "one barrier");
+}
+
+#[test]
 fn what_a_sender_has_in_flight_is_taken_and_acknowledged() {
     let mut bench = Bench::new(&[LINUX], DELAY);
     let sent = bench.peers[0].send(40_000);

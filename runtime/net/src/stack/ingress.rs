@@ -248,8 +248,7 @@ impl Stack {
             self.state_changed(id, was, is);
         }
         if matches!(self.mode, Mode::Draining(_)) {
-            let answer = if news { Answer::None } else { answer(segment, una) };
-            self.drain_heard(id, answer);
+            self.drain_heard(id, answer(segment, una, news));
         } else {
             self.mark_ready(id);
         }
@@ -335,8 +334,9 @@ fn repeated(
     (old && flow.sack_permitted && !flow.has_out_of_order()).then_some((start, end))
 }
 
-/// What a segment that acknowledges nothing new says about a barrier.
-fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber) -> Answer {
+/// What a segment says about a barrier. `una`: SND.UNA before it; `news`: it acknowledges more than that, which
+/// the answer of a peer that delays its ACKs does too.
+fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber, news: bool) -> Answer {
     if !segment.ack() || segment.segment_len() != 0 || segment.rst() {
         return Answer::None;
     }
@@ -346,7 +346,7 @@ fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber) -> Answer {
         {
             Answer::DuplicateSack(TcpSeqNumber(left as i32))
         }
-        _ if segment.ack_number() != una => Answer::None,
+        _ if news || segment.ack_number() != una => Answer::None,
         Ok([Some(_), ..]) => Answer::Hole,
         _ => Answer::Bare,
     }
