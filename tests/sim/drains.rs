@@ -54,6 +54,48 @@ fn what_a_sender_has_in_flight_is_taken_and_acknowledged() {
 }
 
 #[test]
+fn whoever_was_told_the_zero_window_with_an_acknowledgement_is_not_told_again() {
+    let mut bench = Bench::new(&[LINUX, LINUX], DELAY);
+    bench.peers[0].send(64);
+    bench.peers_send();
+    bench.now += DELAY;
+    while let Some((_, frame)) = bench.link.arrived(bench.now) {
+        bench.card.received.push_back(frame);
+    }
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (2, false));
+    for peer in &bench.peers {
+        // The barrier shows it too.
+        assert_eq!((peer.zero_windows, peer.repeats), (2, 1));
+    }
+    // But the window of a second drain is told again.
+    let now = bench.instant();
+    bench.stack.thaw(now, &mut bench.card);
+    bench.run(ROUND_TRIP, |_| false);
+    bench.drain(1_000_000);
+    for peer in &bench.peers {
+        assert_eq!((peer.zero_windows, peer.repeats), (4, 2));
+    }
+}
+
+#[test]
+fn data_that_waits_says_that_the_window_is_open() {
+    let mut bench = Bench::new(&[LINUX, LINUX], DELAY);
+    bench.drain(1_000_000);
+    // As by a service that has just been given the processor again, before its turn to be announced.
+    bench.write(0, 0, 64);
+    bench.peers.iter_mut().for_each(|peer| peer.open_windows = 0);
+    bench.resume();
+    bench.run(DELAY, |_| false);
+    for (peer, got) in [(0, 64), (1, 0)] {
+        let peer = &bench.peers[peer];
+        assert_eq!((peer.got.len(), peer.edge), (got, peer.nxt + 65_535));
+        // The data or a bare acknowledgement, and no octet to make it answer.
+        assert_eq!((peer.open_windows, peer.repeats), (1, 1));
+    }
+}
+
+#[test]
 fn what_the_service_has_in_flight_is_acknowledged_before_it_ends() {
     let mut bench = Bench::new(&[LINUX], DELAY);
     bench.write(0, 0, 30_000);

@@ -47,6 +47,7 @@ pub struct Peer {
     /// End of what it may send.
     pub edge: TcpSeqNumber,
     pub zero_windows: u32,
+    pub open_windows: u32,
     /// Octets of the service that repeated what it had: barriers, probes.
     pub repeats: u32,
     pub resets: u32,
@@ -67,6 +68,7 @@ impl Peer {
             rcv_nxt: TcpSeqNumber(0),
             edge: isn + 1,
             zero_windows: 0,
+            open_windows: 0,
             repeats: 0,
             resets: 0,
             first: isn + 1,
@@ -203,6 +205,7 @@ impl Peer {
             self.una = tcp.ack_number();
             self.edge = self.una + usize::from(tcp.window_len());
             self.zero_windows += u32::from(tcp.window_len() == 0);
+            self.open_windows += u32::from(tcp.window_len() != 0);
         }
     }
 }

@@ -150,7 +150,7 @@ impl Watch {
         Some(bytes)
     }
 
-    /// Pure ACKs with SEQ = SND.NXT the resume sent to this peer.
+    /// Segments with SEQ = SND.NXT the resume sent to this peer.
     pub fn open_windows(&self, peer: Peer) -> u32 {
         self.flows.get(&peer).map_or(0, |flow| flow.open_windows)
     }
@@ -198,6 +198,8 @@ impl Flow {
         assert!(seq >= first, "before the first octet: {segment}");
         let at = seq - first;
         assert!(at <= self.sent.len(), "leaves a hole: {segment}");
+        // New data says the window too; what is sent again may not be heard (RFC 9293 §3.10.7.4).
+        self.open_windows += u32::from(!draining && at == self.sent.len());
         let again = (self.sent.len() - at).min(len);
         let payload = segment.payload();
         assert!(payload[..again] == self.sent[at..at + again], "other octets: {segment}");

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 
+use netlink_packet_route::link::LinkAttribute;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl};
 
 use super::netlink::{NetlinkError, Route, address_attribute, no_ipv6_attribute};
@@ -14,6 +15,10 @@ const TUNSETPERSIST: Opcode = 0x4004_54cb;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
+
+/// Frames that wait for QEMU, at most. When the windows of many connections open at once, each peer sends at once:
+/// what finds no room costs its connection a retransmission timeout. (The kernel's default is 500.)
+const QUEUE_FRAMES: u32 = 16_384;
 
 /// A persistent tap that is a port of a bridge. It outlives this value and this process: [`Tap::remove`]
 /// ends it.
@@ -63,8 +68,9 @@ impl Tap {
     fn plug(&self, route: &mut Route, bridge: u32, state: PortState) -> Result<(), Plug> {
         let mut own = vec![address_attribute(self.guest_mac.of_tap())];
         own.extend(no_ipv6_attribute());
+        own.push(LinkAttribute::TxQueueLen(QUEUE_FRAMES));
         route.change_link(self.index, own)?;
-        let into = netlink_packet_route::link::LinkAttribute::Controller(bridge);
+        let into = LinkAttribute::Controller(bridge);
         route.change_link(self.index, vec![into])?;
         port::set(route, self.index, &self.name, state).map_err(Plug::Port)?;
         route.up(self.index)?;

@@ -51,6 +51,8 @@ pub struct Flow {
     pub last_ack: Option<TcpSeqNumber>,
     /// Window field of the last segment sent, scaled, as smoltcp meant it.
     pub last_window: u16,
+    /// The peer may read a window of zero: the last segment left in a drain.
+    pub closed: bool,
     /// Only SYN segments were sent so far, so the window offered is not scaled.
     pub window_is_syn: bool,
     /// The peer's SYN permitted SACK (RFC 2018).
@@ -83,6 +85,7 @@ impl Flow {
             out_of_order_end: None,
             last_ack: None,
             last_window: 0,
+            closed: false,
             window_is_syn: true,
             sack_permitted: false,
             peer_window: 0,

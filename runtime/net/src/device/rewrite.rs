@@ -22,6 +22,9 @@ pub(super) fn apply(bytes: &mut [u8], window: Window, flow: &mut Flow) {
         return;
     }
     flow.last_window = segment.window_len();
+    // Nobody hears the window of what is sent again (RFC 9293 §3.10.7.4, SND.WL1).
+    let heard = segment.segment_len() == 0 || segment.seq_number() == flow.nxt;
+    flow.closed = window == Window::Closed || flow.closed && !heard;
     if window == Window::Closed {
         set_window(&mut segment, 0);
     }
@@ -76,7 +79,7 @@ mod tests {
             apply(&mut bytes, Window::Closed, &mut flow);
             assert!(verifies(&bytes), "window {window}");
             assert_eq!(TcpPacket::new_unchecked(&bytes[..]).window_len(), 0);
-            assert_eq!(flow.last_window, window);
+            assert!(flow.closed && flow.last_window == window);
         }
     }
 
@@ -94,6 +97,7 @@ mod tests {
         apply(&mut ack, Window::Open, &mut flow);
         assert!(verifies(&ack));
         assert_eq!(TcpPacket::new_unchecked(&ack[..]).seq_number(), TcpSeqNumber(-5));
+        assert!(!flow.closed);
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Stack {
         false
     }
 
-    fn send_one(&mut self, id: ConnId, nic: &mut impl Nic) {
+    /// Lets one connection send what it has, window and acknowledgement with it.
+    pub(super) fn send_one(&mut self, id: ConnId, nic: &mut impl Nic) {
         let Some(connection) = self.established.get_mut(id) else { return };
         if connection.owner == Owner::Orphan && connection.socket().recv_queue() > 0 {
             // Data for nobody: RST says that it was not taken (RFC 1122 §4.2.2.13).
@@ -253,6 +254,7 @@ impl Stack {
         if let Some(offered) = connection.told() {
             let shown = if window == Window::Closed { 0 } else { offered };
             let packet = window_update(&connection.flow, local, shown);
+            connection.flow.closed = window == Window::Closed;
             let dst = connection.flow.tuple.remote_addr();
             self.send_raw(nic, dst, &packet);
             return true;

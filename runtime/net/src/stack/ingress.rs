@@ -220,6 +220,7 @@ impl Stack {
         let answers_probe = connection.flow.answers_probe(segment);
         let news = connection.flow.received(segment, self.now);
         if !answers_probe {
+            let closed = connection.flow.closed;
             let mut port = Port {
                 packet: Some(packet),
                 out: &mut self.reply,
@@ -227,6 +228,8 @@ impl Stack {
                 window,
             };
             self.iface.poll_ingress_single(self.now, &mut port, &mut connection.set);
+            // A reply may find the ring full.
+            connection.flow.closed = closed;
         }
         if let Some(block) = repeated
             && self.reply.acknowledges()

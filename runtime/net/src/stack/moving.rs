@@ -7,6 +7,7 @@ use super::{Mode, Stack};
 use crate::device::{fin, probe};
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
 use crate::link::Nic;
+use crate::table::connection::Connection;
 use crate::table::established::ConnId;
 
 /// Held frames taken before the announcement, at most: more than any ring holds.
@@ -40,6 +41,7 @@ impl Stack {
             let Some(connection) = self.established.get_mut(id) else { continue };
             // Of a drain before this one that was not undone.
             connection.drain = None;
+            connection.flow.closed = false;
             if connection.synchronised() {
                 let flow = &connection.flow;
                 connection.drain = Some(Peer::new(flow.sack_permitted, flow.srtt));
@@ -164,7 +166,7 @@ impl Stack {
         if peer.done() {
             return true;
         }
-        if peer.tells_window() && !self.acknowledge_now(id, nic) {
+        if peer.tells_window() && !self.told_zero(id, &peer) && !self.acknowledge_now(id, nic) {
             return false;
         }
         let local = self.link.ip();
@@ -187,6 +189,13 @@ impl Stack {
             }
         }
         true
+    }
+
+    /// Whether a peer that is asked for the first time has been told already: what it had sent was acknowledged
+    /// in this drain.
+    fn told_zero(&self, id: ConnId, peer: &Peer) -> bool {
+        peer.phase() == Phase::Waiting
+            && self.established.get(id).is_some_and(|it| it.flow.closed && !it.flow.owes_ack())
     }
 
     /// A segment of a connection came in during the drain.
@@ -253,6 +262,13 @@ impl Stack {
     fn reopen(&mut self, now: Instant, nic: &mut impl Nic) -> Resumed {
         self.now = now;
         self.mode = Mode::Resuming;
+        let ids: alloc::vec::Vec<_> = self.established.ids().collect();
+        // Also one that a drain had no time for owes its peer a word from here.
+        for &id in &ids {
+            if let Some(connection) = self.established.get_mut(id) {
+                connection.flow.closed = true;
+            }
+        }
         let held_frames = self.receive(nic, MAX_HELD_FRAMES);
         for frame in core::mem::take(&mut self.held_syns) {
             self.replay(nic, &frame);
@@ -306,7 +322,12 @@ impl Stack {
             })
         };
         let ids: alloc::vec::Vec<_> = self.established.ids().filter(silent).collect();
-        self.to_announce.extend(ids);
+        for id in ids {
+            if let Some(connection) = self.established.get_mut(id) {
+                connection.flow.closed = true;
+            }
+            self.to_announce.push_back(id);
+        }
     }
 
     fn announce_connections(&mut self, nic: &mut impl Nic) -> bool {
@@ -320,17 +341,29 @@ impl Stack {
     }
 
     /// The window update, and where something of ours is unacknowledged an octet that makes the peer
-    /// say how far it has come; `false` if the ring is full.
+    /// say how far it has come; `false` if the ring is full. Data that leaves anyway says the window too.
     fn announce_one(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
+        let now = self.now;
+        let reads_zero = |connection: &&mut Connection| connection.flow.closed;
+        let Some(connection) = self.established.get_mut(id).filter(reads_zero) else { return true };
+        if connection.flow.all_acknowledged() && connection.socket().send_queue() > 0 {
+            if !nic.transmit_ready() {
+                return false;
+            }
+            self.send_one(id, nic);
+        }
+        let Some(connection) = self.established.get_mut(id).filter(reads_zero) else { return true };
+        // With data that does not leave, the peer has no room: it may have made some meanwhile.
+        let settled = connection.flow.all_acknowledged() && connection.socket().send_queue() == 0;
         if !self.acknowledge_now(id, nic) {
             return false;
         }
-        let now = self.now;
-        let Some(connection) = self.established.get_mut(id) else { return true };
-        if connection.flow.all_acknowledged() && connection.socket().send_queue() == 0 {
+        if settled {
             return true;
         }
-        connection.flow.probed(now);
+        if let Some(connection) = self.established.get_mut(id) {
+            connection.flow.probed(now);
+        }
         self.elicit(id, nic)
     }
 
