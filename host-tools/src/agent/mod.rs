@@ -124,9 +124,11 @@ pub async fn serve(
     let watcher = tokio::spawn(lease::watch(Arc::clone(&host)));
     let reporter = tokio::spawn(report_forever(Arc::clone(&host), client));
     host.known_to_manager().await;
+    let renewer = tokio::spawn(securing::renew_forever(Arc::clone(&host)));
     tracing::info!("agent {} listens on {address}, accelerator {accel}", host.name());
     ready();
     shutdown.await;
+    renewer.abort();
     reporter.abort();
     watcher.abort();
     server.abort();

@@ -4,16 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use super::Config;
 use super::host::Host;
-use crate::api::{ApiError, ImageRef};
+use crate::api::{ApiError, ImageRef, now_us};
 use crate::manager::securing::check_insecure;
 use crate::security::access::AGENT;
 use crate::security::credentials::CredentialsError;
-use crate::security::enrol::enrol;
+use crate::security::enrol::{self, enrol};
 use crate::security::seal::SealKey;
 use crate::security::secret;
 use crate::security::signature::Grant;
@@ -22,6 +23,10 @@ use crate::security::{
     Audit, Credentials, Entry, Gate, Peer, Role, Security, Tls, audit, signature,
 };
 use crate::snapshot::file::write_atomically;
+
+/// How often it is looked whether the certificate should be renewed, and how soon again if it could not be.
+const RENEW_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+const RENEW_RETRY: Duration = Duration::from_secs(600);
 
 /// Where an agent's credentials lie.
 #[must_use]
@@ -98,6 +103,38 @@ async fn credentials(config: &Config) -> Result<Credentials, ApiError> {
     credentials.store(&path).map_err(ApiError::failed)?;
     tracing::info!("enrolled as node {}", credentials.identity.name);
     Ok(credentials)
+}
+
+/// Renews the certificate long before it ends, for as long as the agent runs.
+pub async fn renew_forever(host: Arc<Host>) {
+    let Security::Tls(tls) = host.gate.security() else { return };
+    let path = credentials_file(host.state_dir());
+    let mut expires_us = tls.credentials.expires_us;
+    loop {
+        let mut wait = RENEW_INTERVAL;
+        if enrol::is_due(expires_us, now_us()) {
+            match renew(&host, tls, &path).await {
+                Ok(renewed) => {
+                    expires_us = renewed;
+                    tracing::info!("the certificate of node {} is renewed", host.name());
+                }
+                Err(error) => {
+                    tracing::warn!("the certificate cannot be renewed, trying again: {error}");
+                    wait = RENEW_RETRY;
+                }
+            }
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Gets another certificate; when it ends.
+async fn renew(host: &Host, tls: &Tls, path: &Path) -> Result<Option<u64>, ApiError> {
+    let renewed = enrol::renew(&host.manager(), &tls.credentials).await?;
+    // Kept first: the manager may be gone at the next start.
+    renewed.store(path).map_err(ApiError::failed)?;
+    tls.renew(&renewed).map_err(ApiError::failed)?;
+    Ok(renewed.expires_us)
 }
 
 /// From now on certificates with these numbers are refused.

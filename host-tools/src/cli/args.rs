@@ -156,6 +156,8 @@ pub enum Command {
     },
     /// Get a certificate for a token; the key is made here and stays here
     Enrol(EnrolArgs),
+    /// Get another certificate before the one there is ends (agents do so by themselves)
+    Renew,
     /// Users and agents that have certificates
     User {
         /// What to do

@@ -1,12 +1,16 @@
 //! Which manager a command asks, and with which credentials.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::members::days_left;
 use crate::api::{ApiError, Client, Problem};
 use crate::manager::securing::admin_file;
 use crate::security::{Credentials, Party, Security, Tls, credentials};
 use crate::wire::Addresses;
+
+/// Users hear that their certificate ends when fewer days are left.
+const WARN_DAYS: u64 = 30;
 
 /// The manager: as given, else the lab's, else the one that the user was enrolled by.
 ///
@@ -44,12 +48,29 @@ pub fn find_manager(given: Option<Addresses>, file: Option<PathBuf>) -> Result<C
     ask(address, own.filter(|_| ours))
 }
 
+/// Where the credentials lie that [`find_manager`] would use.
+#[must_use]
+pub fn credentials_path(given: Option<&Addresses>, file: Option<&Path>) -> Option<PathBuf> {
+    if let Some(file) = file {
+        return Some(file.to_owned());
+    }
+    if crate::lab::managers().is_some_and(|lab| given.is_none_or(|given| *given == lab)) {
+        return Some(admin_file(&crate::lab::run_dir().join("manager")));
+    }
+    credentials::default_path().filter(|path| path.exists())
+}
+
 fn enrolled_by(own: &Credentials) -> Result<Option<Addresses>, ApiError> {
     let address = own.manager.as_deref().map(str::parse).transpose();
     address.map_err(|error: crate::wire::AddressError| ApiError::invalid(error.to_string()))
 }
 
 fn ask(address: Addresses, own: Option<Credentials>) -> Result<Client, ApiError> {
+    if let Some(days) = own.as_ref().and_then(|own| days_left(own.expires_us))
+        && days < WARN_DAYS
+    {
+        eprintln!("warning: your certificate ends in {days} days: `host-tools renew` gets another");
+    }
     let security = match own {
         Some(own) => Security::Tls(Arc::new(Tls::new(own).map_err(ApiError::failed)?)),
         None => Security::Plain,

@@ -1,4 +1,4 @@
-//! `token`, `enrol`, `user`, `audit`: who belongs to the cluster, and what was done in it.
+//! `token`, `enrol`, `renew`, `user`, `audit`: who belongs to the cluster, and what was done in it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use super::Done;
 use super::output::{Table, age, print, print_json, print_json_line};
 use super::services::SHORT;
+use super::{Done, connect};
 use crate::api::{ApiError, Client, now_us};
 use crate::manager::members::{Certificate, TokenAnswer, TokenRequest};
 use crate::security::audit::{Entry, Result as Outcome};
 use crate::security::enrol;
 use crate::security::token::{Token, time_to_live};
-use crate::security::{Role, credentials};
+use crate::security::{Credentials, Role, credentials};
 use crate::wire::Addresses;
 
 /// `token`.
@@ -130,6 +130,36 @@ pub async fn enrol(
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `renew`.
+///
+/// # Errors
+/// There are no credentials, the manager refuses, or the new ones cannot be written.
+pub async fn renew(manager: Option<Addresses>, file: Option<PathBuf>, json: bool) -> Done {
+    let path = connect::credentials_path(manager.as_ref(), file.as_deref()).ok_or_else(|| {
+        ApiError::invalid("there are no credentials to be renewed")
+            .hint("use --credentials FILE, or `host-tools enrol --token TOKEN`")
+    })?;
+    let known = Credentials::load(&path).map_err(ApiError::failed)?;
+    let client = connect::find_manager(manager, Some(path.clone()))?;
+    let renewed = enrol::renew(&client, &known).await?;
+    renewed.store(&path).map_err(ApiError::failed)?;
+    if json {
+        print_json(&serde_json::json!({ "expires_us": renewed.expires_us }))?;
+    } else {
+        let days = days_left(renewed.expires_us).unwrap_or_default();
+        let name = &renewed.identity.name;
+        print(&format!("{name} has a certificate for {days} days; it is in {}\n", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Days until a certificate ends, if that is known.
+#[must_use]
+pub fn days_left(expires_us: Option<u64>) -> Option<u64> {
+    const DAY_US: u64 = 24 * 3600 * 1_000_000;
+    expires_us.map(|expires_us| expires_us.saturating_sub(now_us()) / DAY_US)
 }
 
 /// `user`.

@@ -10,7 +10,7 @@
 //! 8. [`files`]: `checkpoint`, `restore`, `image`.
 //! 9. [`sleep`]: `suspend`, `resume`.
 //! 10. [`follow`]: `migration watch` and `cancel`: a move that is under way, with progress.
-//! 11. [`members`]: `token`, `enrol`, `user`, `audit`.
+//! 11. [`members`]: `token`, `enrol`, `renew`, `user`, `audit`.
 //! 12. [`connect`]: which manager is asked.
 //! 13. [`top`] and [`web`]: seeing what happens.
 
@@ -106,6 +106,7 @@ async fn carry_out(cli: Cli) -> Done {
         Command::Node { command } => nodes::node(&manager(cli.manager)?, command, json).await,
         Command::Token { command } => members::token(&manager(cli.manager)?, command, json).await,
         Command::Enrol(args) => members::enrol(cli.manager, credentials.clone(), args, json).await,
+        Command::Renew => members::renew(cli.manager, credentials.clone(), json).await,
         Command::User { command } => members::user(&manager(cli.manager)?, command, json).await,
         Command::Audit { command } => members::audit(&manager(cli.manager)?, command, json).await,
         Command::Top(args) => top::top(manager(cli.manager)?, args).await,

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use crate::api::spec::check_name;
 use crate::api::{ApiError, Digest32, ImageRef};
 use crate::security::authority::Issued;
-use crate::security::enrol::{EnrolRequest, Enrolled};
+use crate::security::enrol::{EnrolRequest, Enrolled, RenewRequest};
 use crate::security::seal::SealKey;
 use crate::security::signature::Grant;
 use crate::security::token::{KeptToken, Token, TokenError};
@@ -164,13 +164,40 @@ impl Members {
         kept.used_by = Some(identity.name.clone());
         self.keep(TOKEN_DOCUMENT, &kept.id, &kept).await?;
         self.note(&identity, &issued, now_us).await?;
-        Ok(Enrolled {
+        Ok(self.enrolled(identity, issued))
+    }
+
+    /// Gives a member, who has shown a valid certificate, another one for a new key. The one it has stays valid
+    /// until it ends.
+    ///
+    /// # Errors
+    /// It is a manager, which makes its own; the request is none; or the store does not take it.
+    pub async fn renew(
+        &self,
+        identity: &Identity,
+        request: &RenewRequest,
+        now_us: u64,
+    ) -> Result<Enrolled, ApiError> {
+        if identity.role == Role::Manager {
+            return Err(ApiError::invalid("managers make their certificates themselves"));
+        }
+        let issued = self
+            .authority
+            .issue(&request.request, identity, moment(now_us)?)
+            .map_err(|error| ApiError::invalid(error.to_string()))?;
+        self.note(identity, &issued, now_us).await?;
+        Ok(self.enrolled(identity.clone(), issued))
+    }
+
+    fn enrolled(&self, identity: Identity, issued: Issued) -> Enrolled {
+        Enrolled {
             ca: self.authority.certificate().to_owned(),
+            expires_us: issued.expires_us(),
             certificate: issued.certificate,
             image_key: self.authority.image_public_key(),
             seal_key: (!identity.role.is_users()).then(|| self.authority.seal_key_text()),
             identity,
-        })
+        }
     }
 
     /// Notes a certificate that was given out.
@@ -183,13 +210,12 @@ impl Members {
         issued: &Issued,
         now_us: u64,
     ) -> Result<(), ApiError> {
-        let expires_us = u64::try_from(issued.expires.unix_timestamp()).unwrap_or(0) * 1_000_000;
         let certificate = Certificate {
             serial: issued.serial.clone(),
             name: identity.name.clone(),
             role: identity.role,
             issued_us: now_us,
-            expires_us,
+            expires_us: issued.expires_us(),
             revoked_us: None,
         };
         self.keep(CERTIFICATE_DOCUMENT, &certificate.serial, &certificate).await

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::members::{Certificate, TokenAnswer, TokenRequest};
 use super::state::Manager;
 use crate::agent::http::parse;
 use crate::api::{ApiError, now_us};
-use crate::security::enrol::{EnrolRequest, Enrolled};
-use crate::security::{Entry, Gate};
+use crate::security::access::Who;
+use crate::security::enrol::{EnrolRequest, Enrolled, RenewRequest};
+use crate::security::{Entry, Gate, Peer};
 
 /// What these routes need.
 #[derive(Clone)]
@@ -35,6 +36,7 @@ pub struct AuditQuery {
 pub fn router(manager: Arc<Manager>, gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/v1/enrol", post(enrol))
+        .route("/v1/renew", post(renew))
         .route("/v1/tokens", post(create_token))
         .route("/v1/users", get(users))
         .route("/v1/users/{name}/revoke", post(revoke))
@@ -46,6 +48,17 @@ pub fn router(manager: Arc<Manager>, gate: Arc<Gate>) -> Router {
 
 async fn enrol(State(desk): Shared, Json(request): Json<EnrolRequest>) -> Result<Json<Enrolled>> {
     Ok(Json(desk.manager.members.enrol(request, now_us()).await?))
+}
+
+async fn renew(
+    State(desk): Shared,
+    Extension(peer): Extension<Peer>,
+    Json(request): Json<RenewRequest>,
+) -> Result<Json<Enrolled>> {
+    let Who::Member(member) = &peer.who else {
+        return Err(ApiError::invalid("without TLS there is no certificate to be renewed"));
+    };
+    Ok(Json(desk.manager.members.renew(&member.identity, &request, now_us()).await?))
 }
 
 async fn create_token(

@@ -109,6 +109,8 @@ pub const MANAGER: &[Rule] = &[
     operate("GET", "/v1/images/{name}/file").and_agents().quiet(),
     look("/v1/images/{name}/signature").and_agents(),
     rule("POST", "/v1/enrol", None).and_anybody(),
+    // For oneself.
+    rule("POST", "/v1/renew", Some(Role::View)).and_agents(),
     admin("POST", "/v1/tokens"),
     admin("GET", "/v1/users").quiet(),
     admin("POST", "/v1/users/{name}/revoke"),

@@ -260,6 +260,7 @@ impl Authority {
             manager: None,
             ca: self.ca.clone(),
             certificate: issued.certificate.clone(),
+            expires_us: Some(issued.expires_us()),
             key: key.serialize_pem(),
             image_key: self.image_public_key(),
             seal_key: (!role.is_users()).then(|| self.seal_key_text()),
@@ -277,6 +278,14 @@ pub struct Issued {
     pub serial: String,
     /// When it ends.
     pub expires: OffsetDateTime,
+}
+
+impl Issued {
+    /// When it ends, in microseconds since the Unix epoch.
+    #[must_use]
+    pub fn expires_us(&self) -> u64 {
+        u64::try_from(self.expires.unix_timestamp()).unwrap_or(0) * 1_000_000
+    }
 }
 
 /// SHA-256 of a certificate.

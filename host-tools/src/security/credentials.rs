@@ -20,6 +20,9 @@ pub struct Credentials {
     pub ca: String,
     /// The member's certificate, in PEM.
     pub certificate: String,
+    /// When the certificate ends, in microseconds since the Unix epoch, if it was noted.
+    #[serde(default)]
+    pub expires_us: Option<u64>,
     /// Its key, in PEM.
     pub key: String,
     /// Public key that images are signed with, in base64.
@@ -101,6 +104,7 @@ mod tests {
             manager: Some("10.0.0.1:1".into()),
             ca: "CA".into(),
             certificate: "CERT".into(),
+            expires_us: Some(7),
             key: "SECRET".into(),
             image_key: "IK".into(),
             seal_key: None,

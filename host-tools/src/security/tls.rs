@@ -5,7 +5,7 @@
 //! connection has verified its peer's certificate, and that it has not expired.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -73,8 +73,14 @@ pub enum Security {
 /// A member's ends of connections.
 #[derive(Debug)]
 pub struct Tls {
-    /// What it shows.
+    /// Who it is, and whom it knows. Its certificate may have been renewed since.
     pub credentials: Credentials,
+    ends: RwLock<Ends>,
+}
+
+/// What shows a certificate.
+#[derive(Clone, Debug)]
+struct Ends {
     client: Arc<ClientConfig>,
     server: Option<Arc<ServerConfig>>,
 }
@@ -101,6 +107,57 @@ impl Tls {
     /// # Errors
     /// They cannot be used.
     pub fn new(credentials: Credentials) -> Result<Self, TlsError> {
+        let ends = RwLock::new(Ends::new(&credentials)?);
+        Ok(Self { credentials, ends })
+    }
+
+    /// From now on connections show the certificate of these credentials, which are the same member's. Those
+    /// there are go on.
+    ///
+    /// # Errors
+    /// They cannot be used; nothing changes.
+    pub fn renew(&self, credentials: &Credentials) -> Result<(), TlsError> {
+        let renewed = Ends::new(credentials)?;
+        *self.ends.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+
+    fn ends(&self) -> Ends {
+        self.ends.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client's end.
+    ///
+    /// # Errors
+    /// The handshake failed: [`explain`] says why.
+    pub async fn connect(&self, stream: Stream, name: ServerName<'static>) -> io::Result<Stream> {
+        let connected = TlsConnector::from(self.ends().client).connect(name, stream).await?;
+        Ok(Stream::Secure(Box::new(TlsStream::Client(connected))))
+    }
+
+    /// The server's end, within `limit`, and who the client is, if it has a certificate.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub async fn accept(
+        &self,
+        stream: Stream,
+        limit: Duration,
+    ) -> io::Result<(Stream, Option<Member>)> {
+        let Some(server) = self.ends().server else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let accept = TlsAcceptor::from(server).accept(stream);
+        let accepted = tokio::time::timeout(limit, accept).await??;
+        let shown = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let invalid = |error: IdentityError| io::Error::new(io::ErrorKind::InvalidData, error);
+        let member = shown.map(Member::read).transpose().map_err(invalid)?;
+        Ok((Stream::Secure(Box::new(TlsStream::Server(accepted))), member))
+    }
+}
+
+impl Ends {
+    fn new(credentials: &Credentials) -> Result<Self, TlsError> {
         let ca = CertificateDer::from_pem_slice(credentials.ca.as_bytes()).map_err(unusable)?;
         let own =
             CertificateDer::from_pem_slice(credentials.certificate.as_bytes()).map_err(unusable)?;
@@ -134,34 +191,7 @@ impl Tls {
             server.send_tls13_tickets = 0;
             Some(Arc::new(server))
         };
-        Ok(Self { credentials, client: Arc::new(client), server })
-    }
-
-    /// The client's end.
-    ///
-    /// # Errors
-    /// The handshake failed: [`explain`] says why.
-    pub async fn connect(&self, stream: Stream, name: ServerName<'static>) -> io::Result<Stream> {
-        let connected = TlsConnector::from(Arc::clone(&self.client)).connect(name, stream).await?;
-        Ok(Stream::Secure(Box::new(TlsStream::Client(connected))))
-    }
-
-    /// The server's end, within `limit`, and who the client is, if it has a certificate.
-    ///
-    /// # Errors
-    /// The handshake failed.
-    pub async fn accept(
-        &self,
-        stream: Stream,
-        limit: Duration,
-    ) -> io::Result<(Stream, Option<Member>)> {
-        let Some(server) = &self.server else { return Err(io::ErrorKind::Unsupported.into()) };
-        let accept = TlsAcceptor::from(Arc::clone(server)).accept(stream);
-        let accepted = tokio::time::timeout(limit, accept).await??;
-        let shown = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let invalid = |error: IdentityError| io::Error::new(io::ErrorKind::InvalidData, error);
-        let member = shown.map(Member::read).transpose().map_err(invalid)?;
-        Ok((Stream::Secure(Box::new(TlsStream::Server(accepted))), member))
+        Ok(Self { client: Arc::new(client), server })
     }
 }
 
@@ -275,4 +305,46 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         error = current.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::security::Authority;
+
+    /// Numbers of the certificates that a client and a server show each other.
+    async fn shown(client: &Tls, server: &Tls) -> (String, String) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let name = Party::Node("b".into()).server_name().unwrap();
+        let (ours, theirs) = tokio::join!(
+            client.connect(Stream::Unix(ours), name),
+            server.accept(Stream::Unix(theirs), Duration::from_secs(10))
+        );
+        let Stream::Secure(ours) = ours.unwrap() else { panic!("not secured") };
+        let of_server = ours.get_ref().1.peer_certificates().unwrap()[0].clone();
+        (theirs.unwrap().1.unwrap().serial, Member::read(&of_server).unwrap().serial)
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_shown_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::open(&dir.path().join("authority.json"), now).unwrap();
+        let agent = |name| authority.credentials(Role::Agent, name, now).unwrap();
+        let [(a, first_a), (b, first_b)] = [agent("a"), agent("b")];
+        let (client, server) = (Tls::new(a).unwrap(), Tls::new(b).unwrap());
+        assert_eq!(shown(&client, &server).await, (first_a.serial, first_b.serial.clone()));
+        let (a, second_a) = agent("a");
+        client.renew(&a).unwrap();
+        assert_eq!(shown(&client, &server).await, (second_a.serial.clone(), first_b.serial));
+        let (b, second_b) = agent("b");
+        server.renew(&b).unwrap();
+        assert_eq!(shown(&client, &server).await, (second_a.serial, second_b.serial.clone()));
+        let nothing = Credentials { certificate: String::new(), ..b };
+        assert!(server.renew(&nothing).is_err());
+        assert_eq!(shown(&client, &server).await.1, second_b.serial, "nothing has changed");
+    }
 }

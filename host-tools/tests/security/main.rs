@@ -11,19 +11,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host_tools::agent::http::TRANSFER_PROTOCOL;
+use host_tools::agent::mirror;
 use host_tools::api::{
     ApiError, Client, CommitAnswer, CommitRequest, ImageRef, Instance, NodeReport, Problem,
     ReportAnswer, ServiceState, StartRequest, now_us,
 };
 use host_tools::manager::Members;
-use host_tools::manager::members::TokenRequest;
+use host_tools::manager::members::{Certificate, TokenRequest};
 use host_tools::security::audit::{Entry, Result as Outcome};
+use host_tools::security::enrol::{self, RenewRequest};
+use host_tools::security::identity::Member;
 use host_tools::security::signature::Grant;
 use host_tools::security::{Authority, Credentials, Party, Role};
 use host_tools::store::EmbeddedStore;
 use host_tools::transfer::{FromDestination, FromSource, Link, PageDigest};
 use host_tools::wire::Address;
 use hyper::Method;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use scripted::qemu::{ARGUMENTS, play};
 use scripted::world::{AGENT, World, image_file, run_agent, security};
 use time::OffsetDateTime;
@@ -231,6 +236,77 @@ async fn roles_allow_what_they_say_until_they_are_revoked() {
     assert_refused(&audit(&world, None).await, "vera", "GET /v1/services", "revoked");
 }
 
+/// Numbers of a member's certificates, the oldest first, and whether each was revoked.
+async fn certificates(world: &World, name: &str) -> Vec<(String, bool)> {
+    let all = world.good(&["user", "ls", "-o", "json"]).await;
+    let all: Vec<Certificate> = serde_json::from_str(&all).unwrap();
+    let of = all.into_iter().filter(|certificate| certificate.name == name);
+    of.map(|certificate| (certificate.serial, certificate.revoked_us.is_some())).collect()
+}
+
+fn serial(credentials: &Credentials) -> String {
+    let der = CertificateDer::from_pem_slice(credentials.certificate.as_bytes()).unwrap();
+    Member::read(&der).unwrap().serial
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_renews_a_certificate_and_loses_all_of_them_at_once() {
+    let world = World::secured().await;
+    let file = enrol(&world, "view", "vera").await;
+    let first = Credentials::load(Path::new(&file)).unwrap();
+    world.good(&["renew", "--credentials", &file]).await;
+    let second = Credentials::load(Path::new(&file)).unwrap();
+    assert_eq!((&first.identity, &first.ca), (&second.identity, &second.ca));
+    assert_ne!(first.key, second.key);
+    let both = [(serial(&first), false), (serial(&second), false)];
+    assert_eq!(certificates(&world, "vera").await, both);
+    for credentials in [&first, &second] {
+        asked_by(&world, credentials.clone()).get::<serde_json::Value>("/v1/nodes").await.unwrap();
+    }
+    let renewed = audit(&world, None).await.into_iter().find(|it| it.what == "POST /v1/renew");
+    let renewed = renewed.expect("the log has it");
+    assert_eq!((renewed.who.as_str(), renewed.result), ("vera", Outcome::Done));
+    // Somebody without a certificate gets none this way.
+    let fingerprint = authority(&world).fingerprint();
+    let nobody = Client::newcomer(Address::Unix(world.manager()), fingerprint);
+    let asked = RenewRequest { request: String::new() };
+    let answer = nobody.json::<serde_json::Value>(Method::POST, "/v1/renew", &asked, LIMIT).await;
+    assert!(refused(answer).contains("a certificate is needed"));
+    world.good(&["user", "revoke", "vera"]).await;
+    for credentials in [first, second] {
+        let said =
+            refused(enrol::renew(&asked_by(&world, credentials.clone()), &credentials).await);
+        assert!(said.contains("has been revoked"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_renews_its_certificate_before_it_ends() {
+    let mut world = World::secured().await;
+    world.good(&["run", "svc", "--name", "p", "--on", "a"]).await;
+    let file = world.path("a/credentials.json");
+    let first = Credentials::load(&file).unwrap();
+    assert!(!enrol::is_due(first.expires_us, now_us()), "a new one is not renewed");
+    world.kill("a");
+    let hour_us = now_us() + 3_600_000_000;
+    Credentials { expires_us: Some(hour_us), ..first.clone() }.store(&file).unwrap();
+    world.start("a");
+    world
+        .until("the certificate is renewed", async |_: &World| {
+            Credentials::load(&file).unwrap().certificate != first.certificate
+        })
+        .await;
+    let second = Credentials::load(&file).unwrap();
+    assert_eq!((&first.identity, &first.seal_key), (&second.identity, &second.seal_key));
+    assert!(!enrol::is_due(second.expires_us, now_us()));
+    let both = [(serial(&first), false), (serial(&second), false)];
+    assert_eq!(certificates(&world, "a").await, both);
+    world.good(&["migrate", "p", "--to", "b"]).await;
+    world.good(&["migrate", "p", "--to", "a"]).await;
+    let service = world.service("p").await;
+    assert_eq!((service.node.as_deref(), service.epoch), (Some("a"), 3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_epochs_and_strange_agents_are_refused() {
     let world = World::secured().await;
@@ -291,9 +367,12 @@ async fn a_source_cannot_give_what_the_manager_has_not_given() {
     let spec = world.service("p").await.spec;
     let address_of =
         |node: &str| std::fs::read_to_string(world.path(node).join("address")).unwrap();
-    let own = Credentials::load(&world.path("a").join("credentials.json")).unwrap();
-    let client = Client::new(address_of("b").parse::<Address>().unwrap(), "the node")
-        .secured(&security(own), Party::Node("b".into()));
+    let agent = |name| {
+        let own = Credentials::load(&world.path(name).join("credentials.json")).unwrap();
+        Client::new(address_of("b").parse::<Address>().unwrap(), "the node")
+            .secured(&security(own), Party::Node("b".into()))
+    };
+    let (client, strange) = (agent("a"), agent("b"));
     let (ours, theirs) = (authority(&world), stranger(&world.path("")));
     let granted = Grant { service: &spec.id, node: "b", epoch: 2 };
     let by_us = |grant: Grant<'_>| grant.sign(ours.image_key(), ours.cluster());
@@ -317,6 +396,11 @@ async fn a_source_cannot_give_what_the_manager_has_not_given() {
             FromDestination::Accepted
         );
         link.send(&FromSource::Prepare).await.unwrap();
+        // Frames for the standby are taken from the source of its move only.
+        let path = "/v1/transfer/m9/mirror";
+        let said = strange.upgrade(path, mirror::PROTOCOL).await.unwrap_err();
+        assert_eq!(said.message, "no standby waits for a mirror of move m9 by you");
+        let _mirror = client.upgrade(path, mirror::PROTOCOL).await.unwrap();
         let answer = link.message(LIMIT).await.unwrap();
         assert!(matches!(answer, FromDestination::Standby { .. }), "{answer:?}");
         let digest = PageDigest::default().finish();
