@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ferry_protocol::control::{Answer, FromGuest, Hello, Order, Refusal, Request};
-use ferry_protocol::frame::{Decoder, MAX_FRAME, encode};
+use ferry_protocol::frame::{BURST, Decoder, MAX_FRAME, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -150,8 +150,10 @@ impl Guest {
         let mut buf = [0; MAX_FRAME];
         let frame = encode(&Request { id, order }, &mut buf)
             .map_err(|_| OrderError::Mismatch { order: name })?;
+        let mut bursts = frame.to_vec();
+        bursts.resize(frame.len().next_multiple_of(BURST), 0);
         let mut writer = self.writer.lock().await;
-        writer.write_all(frame).await.map_err(|_| gone.clone())?;
+        writer.write_all(&bursts).await.map_err(|_| gone.clone())?;
         if self.said.borrow().gone {
             // The reader had ended before the order was listed: nobody will answer it.
             lock(&self.pending).remove(&id);

@@ -14,6 +14,8 @@ use crate::qemu::ram::{RamError, RamFile};
 
 /// Pages in one frame, at most.
 pub const PAGES_PER_FRAME: usize = 256;
+/// Pages in one frame that is sent: the destination works on one while the source makes the next.
+const PAGES_TOGETHER: usize = 32;
 const RUN_HEADER_LEN: usize = 8;
 const FLAG_ZERO: u16 = 1;
 const ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
@@ -58,7 +60,7 @@ impl<'a> FrameBuilder<'a> {
     /// A page number is behind the end of the portable region, or the memory cannot be read.
     pub fn next_frame(&mut self, buf: &mut Vec<u8>) -> Result<bool, RamError> {
         frame::begin(buf);
-        let mut room = PAGES_PER_FRAME;
+        let mut room = PAGES_TOGETHER;
         while room > 0 && !self.pages.is_empty() {
             let run = run_length(self.pages).min(room);
             let (taken, rest) = self.pages.split_at(run);

@@ -83,14 +83,18 @@ fn send(port: u16, byte: u8) {
     outb(port, byte);
 }
 
-/// Sets COM2 up: 115200 8N1 (QEMU ignores the speed), FIFO on, interrupt on received data.
+/// FIFO on and emptied, interrupt at 14 received bytes or, with fewer, four characters' time after the last.
+const FIFO: u8 = 0xc7;
+const _: () = assert!(ferry_protocol::frame::BURST == 14);
+
+/// Sets COM2 up: 115200 8N1 (QEMU ignores the speed but for the FIFO's timeout), interrupt on received data.
 pub fn open_control_port() {
     outb(COM2 + 1, 0);
     outb(COM2 + 3, 0x80);
     outb(COM2, 1);
     outb(COM2 + 1, 0);
     outb(COM2 + 3, 0x03);
-    outb(COM2 + 2, 0x07);
+    outb(COM2 + 2, FIFO);
     outb(COM2 + 4, 0x0b);
     install_handler();
     outb(COM2 + 1, 0x01);

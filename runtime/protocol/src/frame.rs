@@ -16,6 +16,10 @@ use serde::{Serialize, de::DeserializeOwned};
 pub const MAGIC: [u8; 2] = *b"FY";
 /// Version of the framing and of the messages in it.
 pub const VERSION: u8 = 2;
+/// Bytes that a guest's UART takes in before it interrupts (trigger level of a 16550's FIFO). What an agent sends is
+/// filled up with zeros to a multiple of it: the rest of a burst would wait for the FIFO's timeout, and with a
+/// level of 1 each byte would cost the machine a turn.
+pub const BURST: usize = 14;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload. Bulk data (bitmaps, connection lists) is read from guest RAM instead.
@@ -105,8 +109,12 @@ impl Decoder {
         Self { buf: [0; MAX_FRAME], len: 0 }
     }
 
-    /// Takes one byte; `Some` when it completes a frame or shows that the bytes are none.
+    /// Takes one byte; `Some` when it completes a frame or shows that the bytes are none. Zeros between frames
+    /// are neither.
     pub fn push<T: DeserializeOwned>(&mut self, byte: u8) -> Option<Result<T, FrameError>> {
+        if self.len == 0 && byte == 0 {
+            return None;
+        }
         self.buf[self.len] = byte;
         self.len += 1;
         match self.check() {
@@ -202,6 +210,16 @@ mod tests {
     fn garbage_before_a_frame_costs_only_itself() {
         let bytes = [b"noise F FF".to_vec(), encoded(3)].concat();
         assert_eq!(decode_all(&bytes).last(), Some(&Ok(message(3))));
+    }
+
+    #[test]
+    fn zeros_between_frames_are_nothing() {
+        let mut bytes = vec![0; 5];
+        for id in [1, 2] {
+            bytes.extend(encoded(id));
+            bytes.resize(bytes.len().next_multiple_of(BURST), 0);
+        }
+        assert_eq!(decode_all(&bytes), [Ok(message(1)), Ok(message(2))]);
     }
 
     #[test]
