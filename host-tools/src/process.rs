@@ -114,6 +114,22 @@ pub fn niceness_to_return_to() -> Option<i32> {
     (capable || 20 - limit <= i64::from(own)).then_some(own)
 }
 
+/// What the niceness of work is above this process's that nobody waits for: with all processors busy it gets a tenth
+/// of one.
+pub const BACKGROUND_NICENESS: i32 = 10;
+
+/// Drops what takes long to drop, in a thread of lower priority; at once if there can be none.
+pub fn drop_in_background<T: Send + 'static>(value: T) {
+    let thread = std::thread::Builder::new().name("drop".into());
+    let _ = thread.spawn(move || {
+        // The calling thread's alone (setpriority(2), "C library/kernel differences").
+        if let Ok(own) = getpriority_process(None) {
+            let _ = setpriority_process(None, own + BACKGROUND_NICENESS);
+        }
+        drop(value);
+    });
+}
+
 /// Waits until a descriptor has something to read (a pidfd: until its process has ended).
 pub fn readable_within(fd: impl std::os::fd::AsFd, wait: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + wait;
@@ -231,6 +247,22 @@ mod tests {
         let stat = "42 (a) S (b)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
         assert_eq!(parse_stat(stat), Some(('S', 987_654)));
         assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn what_takes_long_to_drop_is_dropped_with_less_priority() {
+        struct Tells(std::sync::mpsc::Sender<i32>);
+        impl Drop for Tells {
+            fn drop(&mut self) {
+                let _ = self.0.send(getpriority_process(None).unwrap());
+            }
+        }
+        let (sender, dropped) = std::sync::mpsc::channel();
+        let own = getpriority_process(None).unwrap();
+        drop_in_background(Tells(sender));
+        let theirs = dropped.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(theirs, (own + BACKGROUND_NICENESS).min(19));
+        assert_eq!(getpriority_process(None).unwrap(), own);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use ferry_protocol::control::Range;
 use ferry_protocol::layout::{MAX_RAM, PAGE_SIZE, PORTABLE_BASE};
 
+use crate::process::drop_in_background;
+
 /// Why memory was not read or written.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -36,6 +38,15 @@ pub struct RamFile {
     path: PathBuf,
     len: u64,
     pages: u32,
+}
+
+/// Whoever closes the last descriptor frees the memory: 50 ms for 1 GiB, which no task of the agent has to spare.
+impl Drop for RamFile {
+    fn drop(&mut self) {
+        if let Ok(last) = self.file.try_clone() {
+            drop_in_background(last);
+        }
+    }
 }
 
 impl RamFile {

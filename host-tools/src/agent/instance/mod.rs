@@ -20,7 +20,7 @@ use super::control::{Guest, OrderError};
 use super::descriptor::Descriptor;
 use super::network::Port;
 use crate::api::{ApiError, Holding, Instance as View, InstanceState, ServiceSpec};
-use crate::process::niceness_to_return_to;
+use crate::process::{BACKGROUND_NICENESS, niceness_to_return_to};
 use crate::qemu::ram::RamError;
 use crate::qemu::{RamFile, Vm};
 
@@ -264,6 +264,9 @@ impl Instance {
     /// Something could not be removed; QEMU is gone nevertheless unless the message says otherwise.
     pub async fn end(&self) -> Result<(), ApiError> {
         self.fail("ended".into());
+        // The kernel takes its memory back in its own time; the service may run elsewhere by now.
+        let own = niceness_to_return_to().unwrap_or_default();
+        let _ = self.vm.process().set_niceness(own + BACKGROUND_NICENESS);
         let gone = self.vm.end().await;
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unplugged = port.map_or(Ok(()), Port::unplug);
