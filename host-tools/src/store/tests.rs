@@ -197,7 +197,32 @@ mod etcd {
     }
 
     impl Server {
+        /// Starts one that listens. A port that was free may be somebody else's a moment later: then it ends at
+        /// once, and another is tried.
         pub(super) async fn start() -> Self {
+            for _ in 0..10 {
+                let mut server = Self::spawn();
+                let begun = std::time::Instant::now();
+                let address = server.url.strip_prefix("http://").unwrap().to_owned();
+                while server.process.try_wait().unwrap().is_none() {
+                    if std::net::TcpStream::connect(&address).is_ok() {
+                        // What answers there is ours, if it goes on.
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        if server.process.try_wait().unwrap().is_none() {
+                            return server;
+                        }
+                    }
+                    assert!(
+                        begun.elapsed() < std::time::Duration::from_secs(30),
+                        "etcd does not listen"
+                    );
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }
+            panic!("etcd ends at once, ten times");
+        }
+
+        fn spawn() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let url = format!("http://127.0.0.1:{}", free_port());
             let peers = format!("http://127.0.0.1:{}", free_port());

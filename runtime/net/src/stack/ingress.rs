@@ -18,6 +18,9 @@ use crate::table::established::ConnId;
 
 /// A handshake not finished by then is forgotten.
 const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Least segment size a peer can ask for (Linux: `tcp_min_snd_mss`): with an MSS of 8 each octet sent would cost
+/// seven of headers.
+const LEAST_MSS: u16 = 48;
 /// SYNs kept in a drain.
 const MAX_HELD_SYNS: usize = 256;
 
@@ -183,8 +186,9 @@ impl Stack {
             return;
         }
         let window = self.window();
+        let raised = raised_mss(packet);
         let mut device = Port {
-            packet: Some(packet),
+            packet: Some(raised.as_deref().unwrap_or(packet)),
             out: &mut self.reply,
             flow: Some(&mut connection.flow),
             window,
@@ -213,6 +217,8 @@ impl Stack {
         let (received, unsent) =
             (connection.socket().recv_queue(), connection.socket().send_queue());
         let una = connection.flow.una;
+        let raised = if segment.syn() { raised_mss(packet) } else { None };
+        let packet = raised.as_deref().unwrap_or(packet);
         if was == State::SynSent && segment.syn() {
             connection.flow.syn_received(segment);
         }
@@ -352,5 +358,70 @@ fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber, news: bool) -> Answer {
         _ if news || segment.ack_number() != una => Answer::None,
         Ok([Some(_), ..]) => Answer::Hole,
         _ => Answer::Bare,
+    }
+}
+
+/// A copy of the packet of a SYN with the maximum segment size raised to [`LEAST_MSS`], if it asks for less. Its
+/// checksum is not mended: it has been verified.
+fn raised_mss(packet: &[u8]) -> Option<Box<[u8]>> {
+    let ip = Ipv4Packet::new_checked(packet).ok()?;
+    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
+    let first = usize::from(ip.header_len());
+    let (mut at, end) = (first + 20, first + usize::from(tcp.header_len()));
+    let mut raised = None;
+    while at < end {
+        match packet[at..end] {
+            [0, ..] => break,
+            [1, ..] => at += 1,
+            [2, 4, high, low, ..] => {
+                let asked = u16::from_be_bytes([high, low]);
+                // smoltcp refuses one of 0.
+                if (1..LEAST_MSS).contains(&asked) {
+                    let copy: &mut Box<[u8]> = raised.get_or_insert_with(|| packet.into());
+                    copy[at + 2..at + 4].copy_from_slice(&LEAST_MSS.to_be_bytes());
+                }
+                at += 4;
+            }
+            [_, len, ..] if len >= 2 => at += usize::from(len),
+            _ => break,
+        }
+    }
+    raised
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A SYN with these options.
+    fn syn(options: &[u8]) -> alloc::vec::Vec<u8> {
+        let mut bytes = alloc::vec![0; 40 + options.len()];
+        let len = bytes.len() as u16;
+        let mut ip = Ipv4Packet::new_unchecked(&mut bytes);
+        ip.set_version(4);
+        ip.set_header_len(20);
+        ip.set_total_len(len);
+        ip.set_next_header(IpProtocol::Tcp);
+        let mut tcp = TcpPacket::new_unchecked(&mut bytes[20..]);
+        tcp.set_src_port(1);
+        tcp.set_dst_port(7);
+        tcp.set_syn(true);
+        tcp.set_header_len(20 + options.len() as u8);
+        bytes[40..].copy_from_slice(options);
+        bytes
+    }
+
+    #[test]
+    fn a_tiny_segment_size_is_raised_and_nothing_else_changes() {
+        let options = |mss: [u8; 2]| [1, 3, 3, 7, 2, 4, mss[0], mss[1], 4, 2, 0, 0];
+        let tiny = syn(&options([0, 8]));
+        assert_eq!(raised_mss(&tiny).as_deref(), Some(&syn(&options([0, 48]))[..]));
+        for decent in [[0, 0], [0, 48], [2, 24], [5, 180]] {
+            assert_eq!(raised_mss(&syn(&options(decent))), None, "{decent:?}");
+        }
+        // Options that are cut short, or claim no length.
+        for odd in [[1, 1, 1, 2], [2, 4, 0, 0], [2, 0, 0, 8], [9, 1, 2, 4], [9, 200, 2, 4]] {
+            assert_eq!(raised_mss(&syn(&odd)), None, "{odd:?}");
+        }
     }
 }
