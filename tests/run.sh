@@ -97,7 +97,7 @@ step() {
     format)
       cargo fmt --all --check
       (cd runtime/machine && cargo fmt --check) ;;
-    lint-host) clippy --all-targets ;;
+    lint-host) clippy --workspace --all-targets ;;
     # Without the examples of documentation, of which there are none. Most of these tests wait for processes.
     unit) RUST_TEST_THREADS=6 host_test --all-targets ;;
     docs)

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::host::Host;
 use super::instance::{Instance, ORDER_LIMIT};
-use super::recovery;
+use super::{ANSWER_LIMIT, REPORT_INTERVAL, recovery};
 use crate::api::{ApiError, InstanceState};
 use crate::migration::phase::DRAIN_LIMIT;
 
@@ -98,6 +98,18 @@ impl Lease {
         if let Err(error) = std::fs::write(&self.file, since.as_micros().to_string()) {
             tracing::warn!("{}: {error}", self.file.display());
         }
+    }
+
+    /// Longest wait for the answer that renews it: one that comes later has left nothing to go on with.
+    #[must_use]
+    pub fn answer_limit(&self) -> Duration {
+        self.length.map_or(ANSWER_LIMIT, |length| ANSWER_LIMIT.min(length * 5 / 6))
+    }
+
+    /// Time from an answer at `now` to the next report: time enough is left for that to be answered.
+    #[must_use]
+    pub fn report_pause(&self, now: Duration) -> Duration {
+        REPORT_INTERVAL.min(self.left(now) / 2)
     }
 
     /// Waits until it has ended.
@@ -208,6 +220,22 @@ mod tests {
         assert_eq!(opened(&file, 120).left(120 * SECOND), Duration::ZERO);
         // Booted since: nothing of that time runs.
         assert_eq!(opened(&file, 7).left(7 * SECOND), 10 * SECOND);
+    }
+
+    #[test]
+    fn an_answer_that_came_late_is_followed_by_a_report_while_the_lease_still_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Lease::open(Some(3 * SECOND), &dir.path().join("lease"), 100 * SECOND);
+        // Begun at 100 s, answered at 102.4 s, and the lease ends at 103 s.
+        assert_eq!(lease.answer_limit(), Duration::from_millis(2500));
+        assert_eq!(lease.report_pause(Duration::from_millis(102_400)), Duration::from_millis(300));
+        assert_eq!(lease.report_pause(100 * SECOND), Duration::from_millis(1500));
+        assert_eq!(lease.report_pause(104 * SECOND), Duration::ZERO);
+        let long = opened(&dir.path().join("long"), 100);
+        assert_eq!(
+            (long.answer_limit(), long.report_pause(100 * SECOND)),
+            (ANSWER_LIMIT, REPORT_INTERVAL)
+        );
     }
 
     #[test]

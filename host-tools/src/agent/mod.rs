@@ -55,6 +55,8 @@ use crate::wire::{self, Address, Addresses};
 
 /// How often an agent tells the manager that it is there.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How often it tries while the manager does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -137,7 +139,8 @@ pub async fn serve(
 }
 
 /// Tells the manager every few seconds that this node is there; more often while it does not answer, so
-/// that a manager that was started again knows its nodes soon. After a silence, whoever caused it, what runs
+/// that a manager that was started again knows its nodes soon, and when an answer came late and has left little of
+/// the lease. After a silence, whoever caused it, what runs
 /// here may belong to another node.
 async fn report_forever(host: Arc<Host>, client: Client) {
     let mut reached = true;
@@ -146,7 +149,7 @@ async fn report_forever(host: Arc<Host>, client: Client) {
         let report = host.report();
         let asked = lease::uptime();
         let told: Result<ReportAnswer, ApiError> =
-            client.json(hyper::Method::POST, "/v1/nodes", &report, Duration::from_secs(5)).await;
+            client.json(hyper::Method::POST, "/v1/nodes", &report, host.lease.answer_limit()).await;
         match told {
             Ok(answer) => {
                 securing::revoke(&host, answer.revoked);
@@ -172,6 +175,7 @@ async fn report_forever(host: Arc<Host>, client: Client) {
             }
             Err(_) => {}
         }
-        tokio::time::sleep(if reached { REPORT_INTERVAL } else { RETRY_INTERVAL }).await;
+        let pause = if reached { host.lease.report_pause(lease::uptime()) } else { RETRY_INTERVAL };
+        tokio::time::sleep(pause).await;
     }
 }

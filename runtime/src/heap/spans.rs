@@ -276,9 +276,8 @@ mod tests {
         let mut map = [0xffu8; 64];
         spans.first = 8;
         spans.free_map(&mut map);
-        for page in 0..300 {
-            let at = page + 8;
-            assert_eq!(map[at / 8] >> (at % 8) & 1 == 1, !model[page]);
+        for (at, used) in (8..).zip(&model[..300]) {
+            assert_eq!(map[at / 8] >> (at % 8) & 1 == 1, !used);
         }
     }
 }
