@@ -255,7 +255,7 @@ async fn cancel_move(State(host): Shared, Path(id): Path<String>) -> Result<Json
     host.moves
         .get(&id)
         .ok_or_else(|| ApiError::not_found(format!("no move `{id}` since this agent was started")))?
-        .cancel();
+        .cancel("it was cancelled");
     Ok(Json(()))
 }
 

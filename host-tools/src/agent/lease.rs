@@ -158,7 +158,7 @@ async fn stop(host: &Arc<Host>, instance: Arc<Instance>) {
     }
     // A move cannot commit without the manager.
     if let Some(moves) = instance.descriptor().migration.and_then(|id| host.moves.get(&id)) {
-        moves.cancel();
+        moves.cancel("the source's host has had no answer of a manager for as long as its lease");
     }
     let Ok(_busy) = tokio::time::timeout(BUSY_LIMIT, instance.busy.lock()).await else { return };
     if instance.state() == InstanceState::Booting {

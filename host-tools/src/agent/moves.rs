@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::api::MoveEvent;
 
@@ -17,7 +17,8 @@ const KEPT_MOVES: usize = 64;
 #[derive(Debug, Default)]
 pub struct EventLog {
     inner: Mutex<Inner>,
-    cancelled: Notify,
+    /// Why the move is to end.
+    cancelled: watch::Sender<Option<&'static str>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,14 +54,17 @@ impl EventLog {
         }
     }
 
-    /// Asks whoever carries out the move to end it.
-    pub fn cancel(&self) {
-        self.cancelled.notify_one();
+    /// Asks whoever carries out the move to end it; the first reason counts.
+    pub fn cancel(&self, reason: &'static str) {
+        self.cancelled.send_if_modified(|known| known.is_none() && known.replace(reason).is_none());
     }
 
-    /// Ends when [`EventLog::cancel`] is called, or was called before.
-    pub async fn cancelled(&self) {
-        self.cancelled.notified().await;
+    /// Ends with the reason when [`EventLog::cancel`] is called, or was called before.
+    pub async fn cancelled(&self) -> &'static str {
+        let mut cancelled = self.cancelled.subscribe();
+        // The sender lives as long as this log.
+        let reason = cancelled.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+        reason.unwrap_or("it was cancelled")
     }
 
     /// Tells all who follow, and forgets it.

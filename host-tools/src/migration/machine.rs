@@ -99,7 +99,10 @@ pub enum Event {
     /// The deadline of [`Machine::deadline_us`] has passed.
     Deadline,
     /// Somebody wants the move to end.
-    Cancel,
+    Cancel {
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// What is to be done next.
@@ -420,7 +423,7 @@ impl Machine {
                     let reason = self.overdue(phase, now_us);
                     self.undo(phase, reason, now_us)
                 }
-                (Some(phase), E::Cancel) => self.undo(phase, "it was cancelled".into(), now_us),
+                (Some(phase), E::Cancel { reason }) => self.undo(phase, reason.into(), now_us),
                 _ => Vec::new(),
             },
             _ => Vec::new(),

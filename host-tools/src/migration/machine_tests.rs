@@ -31,7 +31,7 @@ fn events() -> Vec<Event> {
         Event::Removed,
         Event::Failed { reason: reason() },
         Event::Deadline,
-        Event::Cancel,
+        Event::Cancel { reason: "why not" },
     ]
 }
 
@@ -162,7 +162,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
             | E::DestinationEnded { .. }
             | E::DestinationSilent { .. }
             | E::Deadline
-            | E::Cancel,
+            | E::Cancel { .. },
         ) => {
             let (phase, cont, thaw) = match state {
                 S::Requesting => (Phase::Request, false, false),
@@ -178,7 +178,7 @@ fn expected(state: &State, event: &Event) -> Option<(State, Vec<Action>)> {
                     "the store did not say in time that it could take a commit".into()
                 }
                 E::Deadline => overdue(phase),
-                E::Cancel => "it was cancelled".into(),
+                E::Cancel { reason } => (*reason).into(),
                 _ => reason(),
             };
             undo(phase, reason, cont, thaw)

@@ -105,6 +105,7 @@ pub async fn run(
     let policy = Policy { limits: this.request.limits, ..Policy::default() };
     let mut machine = Machine::new(policy);
     let mut actions = machine.step(Event::Start, 0);
+    let mut cancelled = false;
     while machine.outcome().is_none() {
         teller.tell(&machine, false);
         let sent_before = this.link.as_ref().map_or(0, |link| link.sent_bytes);
@@ -113,14 +114,16 @@ pub async fn run(
         let work = this.carry_out(&actions);
         let limit = Duration::from_micros(left);
         // A switch that has begun is over sooner than it could be broken off: the store refuses its commit.
-        let may_be_cancelled = machine.phase().is_some_and(|phase| phase < Phase::Drain);
+        let may_be_cancelled =
+            !cancelled && machine.phase().is_some_and(|phase| phase < Phase::Drain);
         let happened = tokio::select! {
             biased;
-            () = teller.events.cancelled(), if may_be_cancelled => vec![Event::Cancel],
+            reason = teller.events.cancelled(), if may_be_cancelled => vec![Event::Cancel { reason }],
             done = tokio::time::timeout(limit, work) => done.unwrap_or(vec![Event::Deadline]),
         };
         let sent = this.link.as_ref().map_or(0, |link| link.sent_bytes).saturating_sub(sent_before);
         this.record(&mut machine, sent);
+        cancelled |= matches!(happened[..], [Event::Cancel { .. }]);
         actions = Vec::new();
         for event in happened {
             actions.extend(machine.step(event, micros(this.begun)));
