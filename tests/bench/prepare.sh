@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets what Ferry is measured beside, into target/ferry/bench: a Linux kernel with the modules of its NIC, busybox,
-# nginx, and a CRIU that works on this kernel. `sh qemu/setup.sh --bench` calls it; ends quickly when everything is there.
+# nginx, a bare epoll server, and a CRIU that works on this kernel. `sh qemu/setup.sh --bench` calls it; ends quickly when everything is there.
 # Nothing of it is installed.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -53,6 +53,14 @@ unpack_nginx() {
   work=
 }
 
+build_epoll() {
+  if ! command -v cc >/dev/null; then
+    echo "bench: no C compiler, so a bare epoll server is not measured" >&2
+    return
+  fi
+  cc -O2 -static -Wall -Wextra -Werror -o "$out/epoll" "$root/tests/bench/peers/epoll.c"
+}
+
 build_criu() {
   echo "bench: building CRIU $criu_tag: Debian's does not know this kernel's processes"
   work=$(mktemp -d)
@@ -71,6 +79,7 @@ build_criu() {
 
 [ -e "$out/vmlinuz" ] || unpack_guest
 [ -e "$out/nginx/usr/sbin/nginx" ] || unpack_nginx
+[ "$out/epoll" -nt "$root/tests/bench/peers/epoll.c" ] || build_epoll
 if [ ! -x "$out/criu" ]; then
   if [ "$(id -u)" -ne 0 ]; then
     echo "bench: CRIU needs root, so it is not measured" >&2

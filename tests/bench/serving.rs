@@ -12,16 +12,19 @@ use crate::peers::{Assets, LinuxGuest, Program, hermit};
 const SECTION: &str = "serving";
 /// Requests per second, as a multiple of a peer's.
 const REQUESTS_GOAL: Goal = Goal::AtLeast(2.0);
+/// The same beside a bare server in C.
+const EPOLL_GOAL: Goal = Goal::AtLeast(1.0);
 /// Bulk, as a multiple of stock Hermit's.
 const HERMIT_BULK_GOAL: Goal = Goal::AtLeast(3.0);
 /// Bulk, as a multiple of the Linux guest's.
 const LINUX_BULK_GOAL: Goal = Goal::AtLeast(0.9);
-/// At so many connections nginx is compared with.
+/// At so many connections the goals beside servers of a Linux guest count.
 const COMPARED: usize = 64;
 /// RAM of the image: with the default of 64 MiB the service ends for want of memory at 1,000 connections.
 const MEMORY: &str = "512M";
 const HERMIT: &str = "stock Hermit";
 const NGINX: &str = "Linux guest, nginx";
+const EPOLL: &str = "Linux guest, C and epoll";
 const LINUX: &str = "Linux guest, the same service";
 
 /// Measures it.
@@ -42,20 +45,25 @@ pub fn measure(bench: &mut Bench) -> Result<(), String> {
     match stock_hermit(bench, &plan) {
         Ok((theirs, their_bulk)) => {
             let goals = &plan.connections;
-            beside(bench, HERMIT, &plan, &loads, &theirs, goals);
+            beside(bench, HERMIT, &plan, &loads, &theirs, (goals, REQUESTS_GOAL));
             report_bulk(bench, &bulk, Some((HERMIT, &their_bulk, HERMIT_BULK_GOAL)));
         }
         Err(error) => missing.push(format!("{HERMIT}: {error}")),
     }
     match Assets::find(&bench.scratch) {
         Ok(assets) => {
-            match nginx(bench, &assets, &plan) {
-                Ok(theirs) => beside(bench, NGINX, &plan, &loads, &theirs, &[COMPARED]),
-                Err(error) => missing.push(format!("{NGINX}: {error}")),
+            for (name, program, goal) in [
+                (NGINX, Program::nginx(&assets), REQUESTS_GOAL),
+                (EPOLL, Program::epoll(&assets), EPOLL_GOAL),
+            ] {
+                match program.and_then(|program| server(bench, &assets, &plan, program)) {
+                    Ok(theirs) => beside(bench, name, &plan, &loads, &theirs, (&[COMPARED], goal)),
+                    Err(error) => missing.push(format!("{name}: {error}")),
+                }
             }
             match linux(bench, &assets, &plan) {
                 Ok((theirs, their_bulk)) => {
-                    beside(bench, LINUX, &plan, &loads, &theirs, &[]);
+                    beside(bench, LINUX, &plan, &loads, &theirs, (&[], REQUESTS_GOAL));
                     report_bulk(bench, &bulk, Some((LINUX, &their_bulk, LINUX_BULK_GOAL)));
                 }
                 Err(error) => missing.push(format!("{LINUX}: {error}")),
@@ -72,10 +80,10 @@ fn beside(
     plan: &Plan,
     ours: &[Load],
     theirs: &[Load],
-    goals: &[usize],
+    (goals, goal): (&[usize], Goal),
 ) {
     for ((connections, ours), theirs) in plan.connections.iter().zip(ours).zip(theirs) {
-        let goal = goals.contains(connections).then_some(REQUESTS_GOAL);
+        let goal = goals.contains(connections).then_some(goal);
         report_load(bench, *connections, ours, Some((name, theirs, goal)));
     }
 }
@@ -97,9 +105,14 @@ fn stock_hermit(bench: &Bench, plan: &Plan) -> Result<(Vec<Load>, Bulk), String>
     both(&world, &format!("{}:80", hermit::IP), plan)
 }
 
-fn nginx(bench: &Bench, assets: &Assets, plan: &Plan) -> Result<Vec<Load>, String> {
-    let world = bench.world("nginx");
-    let _guest = LinuxGuest::start(&world, assets, HOST, BARE_IP, &[Program::nginx(assets)?])?;
+fn server(
+    bench: &Bench,
+    assets: &Assets,
+    plan: &Plan,
+    program: Program,
+) -> Result<Vec<Load>, String> {
+    let world = bench.world("serving-www");
+    let _guest = LinuxGuest::start(&world, assets, HOST, BARE_IP, &[program])?;
     load::requests(&world, &format!("{BARE_IP}:80"), plan)
 }
 

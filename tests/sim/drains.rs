@@ -344,3 +344,104 @@ fn with_all_kinds_of_peers_the_slowest_counts() {
     assert_eq!(u64::from(drained.elapsed_us), 2 * ROUND_TRIP);
     assert_eq!(bench.read(3, 0), 20_000);
 }
+
+/// Longer than what makes a peer quiet.
+const SILENCE: u64 = 150_000;
+
+#[test]
+fn quiet_peers_are_told_and_not_asked() {
+    let mut bench = Bench::new(&[LINUX, Manners { sack: false, ..LINUX }, LINUX], DELAY);
+    bench.run(SILENCE, |_| false);
+    // The third is not quiet: it has just spoken.
+    bench.peers[2].send(64);
+    bench.run(ROUND_TRIP, |_| false);
+    let before: Vec<u32> = bench.peers.iter().map(|peer| peer.zero_windows).collect();
+    assert_eq!(before, [0, 0, 0]);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (3, 3, false));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP, "one was asked");
+    for (peer, (windows, repeats)) in bench.peers.iter().zip([(1, 0), (1, 0), (2, 1)]) {
+        assert_eq!((peer.zero_windows, peer.repeats), (windows, repeats));
+        assert_eq!(peer.edge, peer.nxt, "nothing may be sent");
+    }
+    bench.resume();
+    bench.run(ROUND_TRIP, |_| false);
+    for peer in 0..2 {
+        assert_eq!(bench.peers[peer].edge, bench.peers[peer].nxt + 65_535);
+        assert_eq!(bench.peers[peer].send(3_000), 3_000);
+    }
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!((bench.read(0, 0), bench.read(1, 0), bench.read(2, 0)), (3_000, 3_000, 64));
+    assert!(bench.peers.iter().all(|peer| peer.resets == 0));
+}
+
+#[test]
+fn quiet_peers_alone_are_not_waited_for_even_if_they_have_vanished() {
+    let mut bench = Bench::new(&[LINUX, Manners { answers: false, ..LINUX }], DELAY);
+    bench.run(SILENCE, |_| false);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (2, 2, false));
+    assert_eq!(drained.elapsed_us, 0);
+}
+
+#[test]
+fn with_something_of_ours_under_way_nobody_is_quiet() {
+    let mut bench = Bench::new(&[Manners { answers: false, ..LINUX }], DELAY);
+    bench.run(SILENCE, |_| false);
+    bench.link.weather.loss = 1000;
+    bench.write(0, 0, 1_000);
+    bench.run(0, |_| true);
+    bench.link.weather.loss = 0;
+    let drained = bench.drain(70_000);
+    assert_eq!((drained.connections, drained.settled, drained.timed_out), (1, 0, true));
+    assert!(bench.peers[0].repeats >= 1, "asked");
+}
+
+#[test]
+fn what_a_quiet_peer_sends_before_it_is_told_is_taken_held_and_complete() {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.run(SILENCE, |_| false);
+    // Half a round trip away when the drain begins and ends.
+    bench.peers[0].send(5_000);
+    bench.peers_send();
+    bench.run(DELAY / 2, |_| false);
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out, drained.elapsed_us), (1, false, 0));
+    bench.peers[0].send(5_000);
+    bench.peers_send();
+    // The first reaches the source, before it freezes.
+    bench.run(DELAY / 2, |bench| bench.peers[0].una == bench.peers[0].nxt);
+    let now = bench.instant();
+    bench.stack.drain_poll(now, &mut bench.card);
+    assert!(bench.read(0, 0) >= 5_000);
+    // The second reaches the standby.
+    bench.now += DELAY;
+    while let Some((to, frame)) = bench.link.arrived(bench.now) {
+        match to {
+            0 => bench.card.received.push_back(frame),
+            _ => bench.peers[0].take(&frame),
+        }
+    }
+    bench.resume();
+    bench.run(2 * ROUND_TRIP, |_| false);
+    bench.read(0, 5_000);
+    assert_eq!(bench.peers[0].una, bench.peers[0].nxt, "all acknowledged");
+    assert_eq!(bench.peers[0].send(100), 100);
+    assert_eq!(bench.peers[0].resets, 0);
+}
+
+#[test]
+fn a_quiet_peer_that_speaks_before_it_is_told_is_asked() {
+    let mut bench = Bench::new(&[LINUX, LINUX], DELAY);
+    bench.run(SILENCE, |_| false);
+    bench.peers[0].send(64);
+    bench.peers_send();
+    bench.now += DELAY;
+    while let Some((_, frame)) = bench.link.arrived(bench.now) {
+        bench.card.received.push_back(frame);
+    }
+    let drained = bench.drain(1_000_000);
+    assert_eq!((drained.settled, drained.timed_out), (2, false));
+    assert_eq!(u64::from(drained.elapsed_us), ROUND_TRIP);
+    assert_eq!((bench.peers[0].repeats, bench.peers[1].repeats), (1, 0));
+}

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// First two bytes of a frame.
 pub const MAGIC: [u8; 2] = *b"FT";
 /// Version of framing and messages.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload: 256 pages, their run headers, and a margin.

@@ -4,12 +4,17 @@
 //! payload = run …          run = first u32 | count u16 | flags u16 | count × 4096 bytes, or nothing
 //! ```
 //!
-//! Flag 1: the pages are all zero and their content is left out.
+//! | flags | content |
+//! |---|---|
+//! | 0 | the pages |
+//! | 1 | left out: the pages are all zero |
+//! | 2 | the exclusive or of the pages and of what was sent of them last |
 
 use ferry_protocol::layout::PAGE_SIZE;
 
 use super::PageDigest;
 use super::frame;
+use super::sent::{Change, SentPages, apply_difference};
 use crate::qemu::ram::{RamError, RamFile};
 
 /// Pages in one frame, at most.
@@ -18,6 +23,7 @@ pub const PAGES_PER_FRAME: usize = 256;
 const PAGES_TOGETHER: usize = 32;
 const RUN_HEADER_LEN: usize = 8;
 const FLAG_ZERO: u16 = 1;
+const FLAG_DIFFERENCE: u16 = 2;
 const ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// Why a frame of pages was refused.
@@ -28,10 +34,30 @@ pub enum PagesError {
     Truncated,
     #[error("a run of pages has the unknown flags {found:#x}")]
     Flags { found: u16 },
+    #[error("what has changed in page {page}, which was never sent")]
+    Unknown { page: u32 },
     #[error("a frame of {found} pages, the most is {PAGES_PER_FRAME}")]
     Count { found: usize },
     #[error(transparent)]
     Ram(#[from] RamError),
+}
+
+/// What a source keeps from round to round of what it has sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Over the latest content of all pages.
+    pub digest: PageDigest,
+    copies: SentPages,
+}
+
+/// How a page of a run is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Not at all: the destination has it, or has never had anything but zeros.
+    Absent,
+    Zero,
+    Difference,
+    Whole,
 }
 
 /// Makes frames out of a list of pages, reading each from the memory file once.
@@ -40,21 +66,20 @@ pub struct FrameBuilder<'a> {
     ram: &'a RamFile,
     /// Ascending page numbers still to be sent.
     pages: &'a [u32],
-    digest: &'a mut PageDigest,
+    known: &'a mut Sent,
+    content: Vec<u8>,
     packed: Vec<u8>,
-    /// Pages put into frames, those left out because they were never anything but zero not counted.
+    /// Pages put into frames, those left out because the destination has them not counted.
     pub sent: u32,
 }
 
 impl<'a> FrameBuilder<'a> {
-    /// Frames for `pages`, ascending numbers. Each goes into `digest` as it was read.
-    pub fn new(ram: &'a RamFile, pages: &'a [u32], digest: &'a mut PageDigest) -> Self {
-        Self { ram, pages, digest, packed: Vec::new(), sent: 0 }
+    /// Frames for `pages`, ascending numbers. Each goes into `known` as it was read.
+    pub fn new(ram: &'a RamFile, pages: &'a [u32], known: &'a mut Sent) -> Self {
+        Self { ram, pages, known, content: Vec::new(), packed: Vec::new(), sent: 0 }
     }
 
     /// Puts the next frame into `buf`; false when there is none left.
-    ///
-    /// A page that is all zero and was never sent is left out: the destination's region is empty.
     ///
     /// # Errors
     /// A page number is behind the end of the portable region, or the memory cannot be read.
@@ -75,53 +100,68 @@ impl<'a> FrameBuilder<'a> {
         Ok(any || !self.pages.is_empty())
     }
 
-    /// Reads `count` consecutive pages straight into the frame, then drops what need not be sent.
+    /// Reads `count` consecutive pages, and puts into the frame what the destination needs of them.
     fn put_run(&mut self, first: u32, count: usize, buf: &mut Vec<u8>) -> Result<(), RamError> {
-        let start = buf.len();
-        buf.resize(start + RUN_HEADER_LEN + count * PAGE_SIZE, 0);
-        self.ram.read_pages(first, &mut buf[start + RUN_HEADER_LEN..])?;
-        let is_zero: Vec<bool> = buf[start + RUN_HEADER_LEN..]
-            .chunks_exact(PAGE_SIZE)
-            .map(|page| page == ZERO_PAGE)
-            .collect();
-        if !is_zero.contains(&true) {
-            for (index, page) in buf[start + RUN_HEADER_LEN..].chunks_exact(PAGE_SIZE).enumerate() {
-                self.digest.put(first + index as u32, page);
+        let mut content = std::mem::take(&mut self.content);
+        content.resize(count * PAGE_SIZE, 0);
+        self.ram.read_pages(first, &mut content)?;
+        // Where the run that is being written begins, and how its pages are sent.
+        let mut run: Option<(usize, Form)> = None;
+        for (number, page) in (first..).zip(content.chunks_exact_mut(PAGE_SIZE)) {
+            let form = self.form(number, page);
+            if form == Form::Absent {
+                run = None;
+                continue;
             }
-            put_header(&mut buf[start..], first, count as u16, 0);
-            self.sent += count as u32;
-            return Ok(());
-        }
-        let content = buf.split_off(start + RUN_HEADER_LEN);
-        buf.truncate(start);
-        let mut at = 0;
-        while at < count {
-            let zero = is_zero[at];
-            let len = is_zero[at..].iter().take_while(|other| **other == zero).count();
-            let number = first + at as u32;
-            let bytes = &content[at * PAGE_SIZE..(at + len) * PAGE_SIZE];
-            if zero {
-                self.put_zeros(number, len, buf);
-            } else {
-                for (index, page) in bytes.chunks_exact(PAGE_SIZE).enumerate() {
-                    self.digest.put(number + index as u32, page);
-                }
-                push_header(buf, number, len as u16, 0);
-                buf.extend_from_slice(bytes);
-                self.sent += len as u32;
+            let header = match run {
+                Some((header, same)) if same == form => header,
+                _ => buf.len(),
+            };
+            if header == buf.len() {
+                push_header(buf, number, 0, form.flags());
             }
-            at += len;
+            run = Some((header, form));
+            count_one(&mut buf[header..]);
+            self.put_page(number, page, form);
+            if form != Form::Zero {
+                buf.extend_from_slice(page);
+            }
+            self.sent += 1;
         }
+        self.content = content;
         Ok(())
     }
 
-    fn put_zeros(&mut self, first: u32, count: usize, buf: &mut Vec<u8>) {
-        for number in first..first + count as u32 {
-            if self.digest.contains(number) {
-                self.digest.put(number, &ZERO_PAGE);
-                push_header(buf, number, 1, FLAG_ZERO);
-                self.sent += 1;
-            }
+    fn form(&mut self, number: u32, page: &[u8]) -> Form {
+        let zero = page == ZERO_PAGE;
+        if zero && !self.known.digest.contains(number) {
+            // The destination's region is empty.
+            return Form::Absent;
+        }
+        match self.known.copies.change(number, page) {
+            Change::None => Form::Absent,
+            _ if zero => Form::Zero,
+            Change::Some => Form::Difference,
+            Change::All => Form::Whole,
+        }
+    }
+
+    /// Takes note of a page that is sent, and leaves in `page` what is sent of it.
+    fn put_page(&mut self, number: u32, page: &mut [u8], form: Form) {
+        self.known.digest.put(number, page);
+        match form {
+            Form::Difference => self.known.copies.put_difference(number, page),
+            _ => self.known.copies.put(number, page),
+        }
+    }
+}
+
+impl Form {
+    fn flags(self) -> u16 {
+        match self {
+            Self::Zero => FLAG_ZERO,
+            Self::Difference => FLAG_DIFFERENCE,
+            Self::Whole | Self::Absent => 0,
         }
     }
 }
@@ -131,16 +171,15 @@ fn run_length(pages: &[u32]) -> usize {
     pages.iter().zip(pages[0]..).take_while(|(page, expected)| *page == expected).count()
 }
 
-fn put_header(run: &mut [u8], first: u32, count: u16, flags: u16) {
-    run[0..4].copy_from_slice(&first.to_le_bytes());
-    run[4..6].copy_from_slice(&count.to_le_bytes());
-    run[6..8].copy_from_slice(&flags.to_le_bytes());
+fn push_header(buf: &mut Vec<u8>, first: u32, count: u16, flags: u16) {
+    buf.extend_from_slice(&first.to_le_bytes());
+    buf.extend_from_slice(&count.to_le_bytes());
+    buf.extend_from_slice(&flags.to_le_bytes());
 }
 
-fn push_header(buf: &mut Vec<u8>, first: u32, count: u16, flags: u16) {
-    let start = buf.len();
-    buf.resize(start + RUN_HEADER_LEN, 0);
-    put_header(&mut buf[start..], first, count, flags);
+/// One page more in the run with this header; there are no more than [`PAGES_TOGETHER`].
+fn count_one(run: &mut [u8]) {
+    run[4] += 1;
 }
 
 /// Writes the pages of a frame's payload into the memory file and `digest`. Returns how many.
@@ -164,7 +203,7 @@ pub fn apply(
         if found > PAGES_PER_FRAME {
             return Err(PagesError::Count { found });
         }
-        let zeros;
+        let (zeros, mut changed);
         let content = match u16::from_le_bytes([header[6], header[7]]) {
             0 => {
                 let len = count * PAGE_SIZE;
@@ -176,6 +215,19 @@ pub fn apply(
                 payload = rest;
                 zeros = vec![0; count * PAGE_SIZE];
                 &zeros
+            }
+            FLAG_DIFFERENCE => {
+                let len = count * PAGE_SIZE;
+                let difference = rest.get(..len).ok_or(PagesError::Truncated)?;
+                payload = &rest[len..];
+                changed = vec![0; len];
+                ram.read_pages(first, &mut changed)?;
+                // All of these pages exist.
+                if let Some(page) = (first..).take(count).find(|page| !digest.contains(*page)) {
+                    return Err(PagesError::Unknown { page });
+                }
+                apply_difference(&mut changed, difference);
+                &changed
             }
             found => return Err(PagesError::Flags { found }),
         };
@@ -209,9 +261,8 @@ mod tests {
         pages: &[u32],
         from: &RamFile,
         to: &RamFile,
-        digests: &mut [PageDigest; 2],
+        (ours, theirs): &mut (Sent, PageDigest),
     ) -> u32 {
-        let [ours, theirs] = digests;
         let mut builder = FrameBuilder::new(from, pages, ours);
         let mut buf = Vec::new();
         while builder.next_frame(&mut buf).unwrap() {
@@ -245,19 +296,89 @@ mod tests {
         from.write_pages(2, &[0; 4096]).unwrap();
         assert_eq!(copy(&[1, 2, 3], &from, &to, &mut digests).await, 2);
         assert!(all(&from) == all(&to));
-        assert_eq!(digests[0].finish(), digests[1].finish());
-        assert_eq!(digests[0].count(), 7);
+        assert_eq!(digests.0.digest.finish(), digests.1.finish());
+        assert_eq!(digests.1.count(), 7);
     }
 
     #[tokio::test]
     async fn a_lost_page_shows_in_the_digest() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (ram(&dir, "a"), ram(&dir, "b"));
-        let mut digests: [PageDigest; 2] = Default::default();
+        let mut digests: (Sent, PageDigest) = Default::default();
         from.write_pages(4, &[1; 4096]).unwrap();
         copy(&[4], &from, &to, &mut digests).await;
-        digests[0].put(5, &[2; 4096]);
-        assert_ne!(digests[0].finish(), digests[1].finish());
+        digests.0.digest.put(5, &[2; 4096]);
+        assert_ne!(digests.0.digest.finish(), digests.1.finish());
+    }
+
+    /// Bytes of the only frame for these pages.
+    fn one_frame(pages: &[u32], from: &RamFile, sent: &mut Sent) -> usize {
+        let (mut builder, mut buf) = (FrameBuilder::new(from, pages, sent), Vec::new());
+        assert!(builder.next_frame(&mut buf).unwrap());
+        assert!(builder.pages.is_empty());
+        buf.len()
+    }
+
+    #[tokio::test]
+    async fn of_a_page_that_was_sent_only_changes_are_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (ram(&dir, "a"), ram(&dir, "b"));
+        let mut digests = Default::default();
+        let noise: Vec<u8> =
+            (0..2 * 1024_u32).flat_map(|n| n.wrapping_mul(n | 0x9e37_79b1).to_le_bytes()).collect();
+        from.write_pages(10, &noise).unwrap();
+        from.write_pages(20, &noise).unwrap();
+        let pages = [10, 11, 20, 21];
+        assert!(one_frame(&pages, &from, &mut Sent::default()) > noise.len());
+        assert_eq!(copy(&pages, &from, &to, &mut digests).await, 4);
+        assert_eq!(copy(&pages, &from, &to, &mut digests).await, 0, "dirty, and the same");
+        // Some octets of two, the whole of a third, and nothing of the last.
+        for page in [10, 11] {
+            let mut content = vec![0; 4096];
+            from.read_pages(page, &mut content).unwrap();
+            content[40..80].fill(page as u8);
+            from.write_pages(page, &content).unwrap();
+        }
+        from.write_pages(20, &[1; 4096]).unwrap();
+        assert_eq!(copy(&pages, &from, &to, &mut digests).await, 3);
+        assert!(all(&from) == all(&to));
+        // And back again, by what has changed since.
+        from.write_pages(10, &noise).unwrap();
+        from.write_pages(20, &noise[..4096]).unwrap();
+        assert_eq!(copy(&pages, &from, &to, &mut digests).await, 3);
+        assert!(all(&from) == all(&to));
+        assert_eq!(digests.0.digest.finish(), digests.1.finish());
+
+        let mut sent = Sent::default();
+        one_frame(&[10], &from, &mut sent);
+        from.write_pages(10, &[&[1; 40], &noise[40..4096]].concat()).unwrap();
+        let len = one_frame(&[10], &from, &mut sent);
+        assert!(len < 200, "{len} bytes for 40 that changed");
+    }
+
+    #[test]
+    fn a_difference_to_a_page_that_was_never_sent_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = ram(&dir, "b");
+        let mut digest = PageDigest::default();
+        let mut run = Vec::new();
+        push_header(&mut run, 4, 1, 0);
+        run.extend([1; 4096]);
+        apply(&run, &to, &mut digest).unwrap();
+        for (first, count) in [(5, 1), (4, 2), (3, 2), (599, 2), (u32::MAX, 1), (u32::MAX, 2)] {
+            run.clear();
+            push_header(&mut run, first, count, FLAG_DIFFERENCE);
+            run.resize(run.len() + usize::from(count) * PAGE_SIZE, 1);
+            let error = apply(&run, &to, &mut digest).unwrap_err();
+            match first {
+                ..599 => assert!(matches!(error, PagesError::Unknown { .. }), "{error}"),
+                _ => assert!(matches!(error, PagesError::Ram(RamError::Page { .. })), "{error}"),
+            }
+        }
+        run.clear();
+        push_header(&mut run, 4, 1, FLAG_DIFFERENCE);
+        run.resize(run.len() + PAGE_SIZE - 1, 1);
+        assert!(matches!(apply(&run, &to, &mut digest), Err(PagesError::Truncated)));
     }
 
     #[test]
@@ -284,10 +405,10 @@ mod tests {
         let error = apply(&run, &to, &mut PageDigest::default()).unwrap_err();
         assert!(matches!(error, PagesError::Count { found: 257 }), "{error}");
         run.clear();
-        push_header(&mut run, 0, 1, 2);
+        push_header(&mut run, 0, 1, 4);
         assert!(matches!(
             apply(&run, &to, &mut PageDigest::default()),
-            Err(PagesError::Flags { found: 2 })
+            Err(PagesError::Flags { found: 4 })
         ));
     }
 }

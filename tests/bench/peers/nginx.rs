@@ -1,4 +1,4 @@
-//! Debian's nginx in a Linux guest: the program as it is, the libraries it names, and a configuration for one short
+//! Web servers of a Linux guest. Debian's nginx: the program as it is, the libraries it names, and a configuration for one short
 //! answer, with one process and without a log of each request, as fast as it can be.
 
 use std::path::Path;
@@ -28,6 +28,13 @@ http {
 "#;
 
 impl Program {
+    /// A bare server in C, `epoll.c`.
+    pub fn epoll(assets: &Assets) -> Result<Self, String> {
+        let path = assets.unpacked("epoll")?;
+        let says = "epoll: listening";
+        Ok(Self { path, arguments: Vec::new(), says, files: Vec::new() })
+    }
+
     /// nginx with the libraries of this machine.
     pub fn nginx(assets: &Assets) -> Result<Self, String> {
         let path = assets.unpacked("nginx/usr/sbin/nginx")?;

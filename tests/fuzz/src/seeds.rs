@@ -93,7 +93,8 @@ fn link(corpus: &Corpus<'_>) {
 
 fn files(corpus: &Corpus<'_>) {
     let mut runs = Vec::new();
-    for (first, count, flags) in [(0_u32, 2_u16, 0_u16), (5, 3, 1), (PAGES, 1, 0), (1, u16::MAX, 1)]
+    for (first, count, flags) in
+        [(0_u32, 2_u16, 0_u16), (1, 1, 2), (5, 3, 1), (PAGES, 1, 0), (1, u16::MAX, 1)]
     {
         runs.extend(first.to_le_bytes());
         runs.extend(count.to_le_bytes());

@@ -145,7 +145,7 @@ impl Move {
     }
 
     pub(super) async fn send_pages(&mut self, pages: &[u32]) -> Result<u32, Event> {
-        let mut builder = FrameBuilder::new(&self.instance.ram, pages, &mut self.digest);
+        let mut builder = FrameBuilder::new(&self.instance.ram, pages, &mut self.sent);
         let Some(link) = self.link.as_mut() else { return Err(failed("no connection")) };
         let mut broken = None;
         while broken.is_none() && builder.next_frame(&mut self.frame).map_err(failed)? {

@@ -23,7 +23,8 @@ use super::recovery;
 use crate::api::{Client, MoveEvent, MoveRequest, MoveSummary};
 use crate::migration::precopy::Policy;
 use crate::migration::{Action, Event, Machine, Outcome, Phase};
-use crate::transfer::{Link, PageDigest};
+use crate::transfer::Link;
+use crate::transfer::pages::Sent;
 
 type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 
@@ -41,7 +42,7 @@ struct Move {
     mirror: Option<Mirror>,
     /// The mark behind the last frame that is not mirrored.
     mark: u32,
-    digest: PageDigest,
+    sent: Sent,
     /// Pages to be sent while the service is frozen.
     last_pages: Vec<u32>,
     frame: Vec<u8>,
@@ -90,7 +91,7 @@ pub async fn run(
         mirror: None,
         // A frame from elsewhere must not be taken for it; without random numbers that is a little easier.
         mark: getrandom::u32().unwrap_or_default() | 1,
-        digest: PageDigest::default(),
+        sent: Sent::default(),
         last_pages: Vec::new(),
         frame: Vec::new(),
         summary: MoveSummary::default(),

@@ -157,7 +157,7 @@ impl Move {
         self.summary.frozen_pages = u64::from(sent);
         self.step("send", begun);
         let begun = Instant::now();
-        let digest = self.digest.finish();
+        let digest = self.sent.digest.finish();
         self.tell(&FromSource::Last { digest }).await?;
         match self.hear().await? {
             FromDestination::Verified => {

@@ -11,6 +11,9 @@ const RETRY_MIN: Duration = Duration::from_millis(4);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 /// Used while the round trip time is not known.
 const RETRY_UNKNOWN: Duration = Duration::from_millis(20);
+/// Silence after which a peer with nothing under way is quiet, at least, and in round trips.
+const QUIET_MIN: Duration = Duration::from_millis(100);
+const QUIET_ROUND_TRIPS: u32 = 2;
 /// What proves as much as one D-SACK. A bare ACK weighs two: one may have been on its way. An ACK that
 /// reports a hole weighs one: segments beyond the hole bring several of them, unasked.
 const PROOF: u8 = 4;
@@ -22,6 +25,8 @@ const HOLE_WEIGHT: u8 = 1;
 pub(crate) enum Phase {
     /// Not told yet: the ring was full.
     Waiting,
+    /// Quiet, and told the zero window.
+    Told,
     /// Zero window and barrier sent.
     Asked,
     /// Barrier answered, but not all of ours is acknowledged.
@@ -57,6 +62,8 @@ pub(crate) struct Peer {
     barriers: Option<(TcpSeqNumber, TcpSeqNumber)>,
     evidence: u8,
     tell: bool,
+    /// Nothing was under way when the drain began, nor has been heard since.
+    quiet: bool,
     interval: Duration,
     retry_at: Instant,
     /// Entries in the drain's timer heap.
@@ -64,6 +71,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// A peer that has to be asked.
     pub fn new(sack_permitted: bool, srtt: Option<Duration>) -> Self {
         let interval = srtt.map_or(RETRY_UNKNOWN, |srtt| srtt * 2).clamp(RETRY_MIN, RETRY_MAX);
         Self {
@@ -72,19 +80,43 @@ impl Peer {
             barriers: None,
             evidence: 0,
             tell: true,
+            quiet: false,
             interval,
             retry_at: Instant::ZERO,
             armed: Armed::default(),
         }
     }
 
+    /// A peer of a connection with nothing under way, not heard for as long as `silence`.
+    pub fn with_nothing_under_way(
+        sack_permitted: bool,
+        srtt: Option<Duration>,
+        silence: Duration,
+    ) -> Self {
+        let least = srtt.map_or(QUIET_MIN, |srtt| (srtt * QUIET_ROUND_TRIPS).max(QUIET_MIN));
+        Self { quiet: silence >= least, ..Self::new(sack_permitted, srtt) }
+    }
+
+    /// The zero window has gone out to it. `true` if it need not be asked.
+    pub fn told(&mut self) -> bool {
+        if self.phase == Phase::Waiting && self.quiet {
+            self.phase = Phase::Told;
+        }
+        self.phase == Phase::Told
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
+    /// Whether it has only to be told.
+    pub fn quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Nothing more is waited for.
     pub fn done(&self) -> bool {
-        matches!(self.phase, Phase::Settled | Phase::Owing | Phase::Gone)
+        matches!(self.phase, Phase::Told | Phase::Settled | Phase::Owing | Phase::Gone)
     }
 
     /// Whether the zero window goes out before the barrier: the first time, and when neither was
@@ -114,7 +146,11 @@ impl Peer {
     /// barrier should go out at once.
     pub fn heard(&mut self, answer: Answer, acknowledged: bool) -> bool {
         match self.phase {
-            Phase::Waiting | Phase::Settled | Phase::Gone => return false,
+            Phase::Waiting => {
+                self.quiet = false;
+                return false;
+            }
+            Phase::Told | Phase::Settled | Phase::Gone => return false,
             Phase::Owing => {
                 if acknowledged {
                     self.phase = Phase::Settled;

@@ -13,11 +13,14 @@ fn at(millis: i64) -> Instant {
 /// A peer brought to `phase`, its last barrier sent at 0 ms.
 fn in_phase(phase: Phase, sack: bool) -> Peer {
     let mut peer = Peer::new(sack, Some(RTT));
-    if phase != Phase::Waiting {
+    if phase == Phase::Told {
+        peer = Peer::with_nothing_under_way(sack, Some(RTT), QUIET_MIN);
+        assert!(peer.told());
+    } else if phase != Phase::Waiting {
         peer.asked(BARRIER, at(0));
     }
     match phase {
-        Phase::Waiting | Phase::Asked => {}
+        Phase::Waiting | Phase::Told | Phase::Asked => {}
         Phase::Answered => {
             assert!(peer.heard(DSACK, false));
         }
@@ -34,16 +37,25 @@ fn in_phase(phase: Phase, sack: bool) -> Peer {
     peer
 }
 
-const ALL: [Phase; 6] =
-    [Phase::Waiting, Phase::Asked, Phase::Answered, Phase::Settled, Phase::Owing, Phase::Gone];
+const ALL: [Phase; 7] = [
+    Phase::Waiting,
+    Phase::Told,
+    Phase::Asked,
+    Phase::Answered,
+    Phase::Settled,
+    Phase::Owing,
+    Phase::Gone,
+];
 
 /// What a D-SACK for the barrier makes of each phase; whether a barrier follows at once.
 #[test]
 fn duplicate_sack() {
-    use Phase::{Answered, Asked, Gone, Owing, Settled, Waiting};
+    use Phase::{Answered, Asked, Gone, Owing, Settled, Told, Waiting};
     for (from, acknowledged, to, again) in [
         (Waiting, true, Waiting, false),
         (Waiting, false, Waiting, false),
+        (Told, true, Told, false),
+        (Told, false, Told, false),
         (Asked, true, Settled, false),
         (Asked, false, Answered, true),
         (Answered, true, Settled, false),
@@ -64,9 +76,10 @@ fn duplicate_sack() {
 /// What the first bare ACK makes of each phase.
 #[test]
 fn first_bare_ack() {
-    use Phase::{Answered, Asked, Gone, Owing, Settled, Waiting};
+    use Phase::{Answered, Asked, Gone, Owing, Settled, Told, Waiting};
     for (from, acknowledged, to, again) in [
         (Waiting, true, Waiting, false),
+        (Told, true, Told, false),
         (Asked, true, Asked, true),
         (Asked, false, Asked, true),
         (Answered, true, Settled, false),
@@ -85,9 +98,10 @@ fn first_bare_ack() {
 /// What anything else makes of each phase: only that all is acknowledged can matter.
 #[test]
 fn other_segment() {
-    use Phase::{Answered, Asked, Gone, Owing, Settled, Waiting};
+    use Phase::{Answered, Asked, Gone, Owing, Settled, Told, Waiting};
     for (from, acknowledged, to) in [
         (Waiting, true, Waiting),
+        (Told, true, Told),
         (Asked, true, Asked),
         (Asked, false, Asked),
         (Answered, true, Settled),
@@ -126,9 +140,9 @@ fn gone_from_every_phase() {
 }
 
 #[test]
-fn done_is_settled_owing_or_gone() {
+fn done_is_told_settled_owing_or_gone() {
     for phase in ALL {
-        let done = matches!(phase, Phase::Settled | Phase::Owing | Phase::Gone);
+        let done = matches!(phase, Phase::Told | Phase::Settled | Phase::Owing | Phase::Gone);
         assert_eq!(in_phase(phase, true).done(), done, "{phase:?}");
     }
 }
@@ -196,4 +210,27 @@ fn the_window_is_told_first_and_again_when_nothing_was_heard() {
 fn a_volley_is_two_where_nothing_tells_the_answers_apart() {
     assert_eq!(in_phase(Phase::Asked, true).volley(), 1);
     assert_eq!(in_phase(Phase::Asked, false).volley(), 2);
+}
+
+#[test]
+fn only_who_has_been_silent_for_long_is_quiet() {
+    let millis = Duration::from_millis;
+    for (srtt, silence, quiet) in [
+        (None, 99, false),
+        (None, 100, true),
+        (Some(millis(1)), 100, true),
+        (Some(millis(80)), 159, false),
+        (Some(millis(80)), 160, true),
+    ] {
+        let mut peer = Peer::with_nothing_under_way(true, srtt, millis(silence));
+        assert_eq!(peer.quiet(), quiet, "{srtt:?}, {silence}");
+        assert!(peer.tells_window());
+        assert_eq!(peer.told(), quiet);
+        assert_eq!(peer.done(), quiet);
+    }
+    // Not one that is heard meanwhile.
+    let mut peer = Peer::with_nothing_under_way(true, None, millis(100));
+    assert!(!peer.heard(Answer::None, true));
+    assert!(!peer.told());
+    assert_eq!(peer.phase(), Phase::Waiting);
 }

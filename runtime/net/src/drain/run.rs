@@ -12,7 +12,8 @@ use crate::table::timers::Timers;
 pub struct Drained {
     /// Connections in a synchronised state.
     pub connections: u32,
-    /// Those whose peer answered the barrier and acknowledged all we had sent.
+    /// Those whose peer answered the barrier and acknowledged all we had sent, or was quiet, with nothing under
+    /// way.
     pub settled: u32,
     /// Time since the drain began, in microseconds.
     pub elapsed_us: u32,

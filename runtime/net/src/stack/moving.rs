@@ -36,6 +36,7 @@ impl Stack {
     pub fn drain_begin(&mut self, now: Instant, deadline: Instant) {
         self.now = now;
         let mut run = Run::new(now, deadline);
+        let mut quiet = alloc::vec::Vec::new();
         let ids: alloc::vec::Vec<_> = self.established.ids().collect();
         for id in ids {
             let Some(connection) = self.established.get_mut(id) else { continue };
@@ -44,12 +45,23 @@ impl Stack {
             connection.flow.closed = false;
             if connection.synchronised() {
                 let flow = &connection.flow;
-                connection.drain = Some(Peer::new(flow.sack_permitted, flow.srtt));
-                run.to_ask.push_back(id);
+                let (sack, srtt) = (flow.sack_permitted, flow.srtt);
+                let peer = match connection.nothing_under_way() {
+                    true => Peer::with_nothing_under_way(sack, srtt, now - flow.heard),
+                    false => Peer::new(sack, srtt),
+                };
+                // The round trips to those that are asked pass while the others are told.
+                if peer.quiet() {
+                    quiet.push(id)
+                } else {
+                    run.to_ask.push_back(id)
+                }
+                connection.drain = Some(peer);
                 run.connections += 1;
                 run.open += 1;
             }
         }
+        run.to_ask.extend(quiet);
         self.to_announce.clear();
         self.announced = None;
         self.mark = None;
@@ -86,7 +98,7 @@ impl Stack {
     }
 
     fn drained(&self, run: &Run, timed_out: bool) -> Drained {
-        let settled = |phase| matches!(phase, Phase::Settled | Phase::Gone);
+        let settled = |phase| matches!(phase, Phase::Told | Phase::Settled | Phase::Gone);
         let unsettled = self
             .established
             .iter()
@@ -168,6 +180,11 @@ impl Stack {
         }
         if peer.tells_window() && !self.told_zero(id, &peer) && !self.acknowledge_now(id, nic) {
             return false;
+        }
+        let told = |connection: &mut Connection| connection.drain.as_mut().is_some_and(Peer::told);
+        if self.established.get_mut(id).is_some_and(told) {
+            self.drain_done_one();
+            return true;
         }
         let local = self.link.ip();
         for _ in 0..peer.volley() {

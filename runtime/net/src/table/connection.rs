@@ -151,12 +151,20 @@ impl Connection {
         (said && unscaled && room == usize::from(flow.last_window)).then_some(flow.last_window)
     }
 
-    /// Nothing is owed, outstanding or waiting to be sent, on a connection that nobody has closed.
-    pub fn at_rest(&self) -> bool {
-        self.state() == tcp::State::Established
-            && self.told().is_some()
-            && self.flow.all_acknowledged()
+    /// Nothing is owed, outstanding or waiting to be sent, on a connection that we have not closed.
+    pub fn nothing_under_way(&self) -> bool {
+        use tcp::State::{CloseWait, Established};
+        let flow = &self.flow;
+        matches!(self.state(), Established | CloseWait)
+            && !flow.owes_ack()
+            && !flow.has_out_of_order()
+            && flow.all_acknowledged()
             && self.socket().send_queue() == 0
+    }
+
+    /// The same on one that nobody has closed, whose peer knows our window.
+    pub fn at_rest(&self) -> bool {
+        self.state() == tcp::State::Established && self.told().is_some() && self.nothing_under_way()
     }
 
     /// The parts of the two buffers that hold no state, as `(address, length)`.

@@ -15,7 +15,8 @@ pub fn run(input: &[u8]) {
         payload.extend(header);
         let count = usize::from(u16::from_le_bytes([header[4], header[5]]) % 4);
         let cut = usize::from(header[7] >> 7);
-        if header[6] == 0 {
+        // Of zeros nothing follows.
+        if header[6] != 1 {
             payload.resize(payload.len() + (count * PAGE_SIZE).saturating_sub(cut), header[0]);
         }
     }
