@@ -135,7 +135,7 @@ pub fn look() {
 /// it awake, and will not end the wait itself.
 pub fn idle(deadline: Option<u64>) -> bool {
     SERVING.set(true);
-    let mut woke = serve() | admission::wake();
+    let mut woke = serve() | admission::wake() | say_closed();
     if !woke {
         // With the ring full there is nothing to do before the card's interrupt says otherwise.
         let can_send = Card.transmit_ready();
@@ -159,10 +159,20 @@ fn attend() {
     SERVING.set(true);
     serve();
     admission::wake();
+    say_closed();
     if card::pending() {
         perform(park(0));
     }
     SERVING.set(false);
+}
+
+/// Tells the machine once that all quiet peers have read a window of zero. Returns whether what it orders
+/// then has woken a task.
+fn say_closed() -> bool {
+    let Some(connections) = with_stack(Stack::quiet_closed) else { return false };
+    card::report(Report::Closed { connections });
+    // What was reported leaves the machine in a park.
+    perform(park(0))
 }
 
 /// Parks until there is something to do other than to prepare for a capture. Between the preparation
@@ -206,6 +216,7 @@ fn perform(mut wake: Wake) -> bool {
             Task::None | Task::Prepare | Task::CatchUp => return woke,
             Task::Drain => drain(u64::from(wake.argument)),
             Task::End => end(),
+            Task::CloseQuiet => with_stack(|stack| stack.close_quiet(now())),
             Task::Connections => card::report(Report::Connections(list())),
             // Without a drain before it: frozen and thawed, or captured while the windows were open.
             Task::Reopen | Task::Resume => reopen(wake),

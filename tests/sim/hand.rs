@@ -119,6 +119,12 @@ impl Peer {
         self.emit(&repr);
     }
 
+    /// Sends an octet that is acknowledged already, as Linux asks after a closed window.
+    pub fn probe(&mut self) {
+        let repr = self.segment(self.una - 1, &[]);
+        self.emit(&repr);
+    }
+
     /// Sends `len` octets of its stream, as far as the window lets it.
     pub fn send(&mut self, len: usize) -> usize {
         let room = if self.edge > self.nxt { self.edge - self.nxt } else { 0 };
@@ -324,7 +330,7 @@ impl Bench {
         }
     }
 
-    fn service_sends(&mut self) {
+    pub fn service_sends(&mut self) {
         for frame in std::mem::take(&mut self.card.sent) {
             self.link.send(0, &frame, self.now);
         }

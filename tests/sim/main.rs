@@ -75,6 +75,7 @@ fn shape(random: &mut Random) -> Shape {
 
 fn a_move(random: &mut Random) -> Move {
     Move {
+        quiet: random.chance(500).then(|| random.pick(&[0, 1_000, 20_000, 2_500_000])),
         drain: random.pick(&[500, 5_000, 50_000, 300_000]),
         pause: random.pick(&[0, 300, 5_000, 200_000, 1_500_000]),
         switch: random.pick(&[Switch::Held, Switch::Lost]),
@@ -103,6 +104,12 @@ fn streams(seed: u64) {
     world.link.weather = Weather::CLEAR;
     world.run(world.now() + 1_000_000, |world| world.link.is_quiet());
     assert!(world.all_alive(), "{}", world.describe());
+    if random.chance(500) {
+        // Long enough for all to be quiet.
+        world.run(world.now() + 250_000, |_| false);
+        world.migrate(&a_move(&mut random));
+        assert!(world.all_alive(), "{}", world.describe());
+    }
     world.close_all();
     world.run(world.now() + random.range(0, 1_000), |_| false);
     world.migrate(&a_move(&mut random));

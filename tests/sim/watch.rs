@@ -38,6 +38,8 @@ struct Flow {
 pub struct Watch {
     flows: BTreeMap<Peer, Flow>,
     draining: bool,
+    /// The windows of quiet peers are being closed, or are.
+    closing: bool,
     /// Gratuitous ARPs of the service.
     pub announcements: u32,
     /// Segments of the service.
@@ -97,12 +99,24 @@ impl Watch {
         self.segments += 1;
         let draining = self.draining;
         let flow = self.flows.get_mut(&(dst, segment.dst_port())).expect("a client that spoke");
-        flow.check(&segment, draining);
+        if self.closing && segment.window_len() != 0 {
+            flow.zero_windows = 0;
+        }
+        let closing = self.closing;
+        flow.check(&segment, draining, closing);
+    }
+
+    /// Whoever is told from now on need not be told in the drain.
+    pub fn quiet_closes(&mut self) {
+        self.closing = true;
+        self.flows.values_mut().for_each(|flow| flow.zero_windows = 0);
     }
 
     pub fn drain_begins(&mut self) {
         self.draining = true;
-        self.flows.values_mut().for_each(|flow| flow.zero_windows = 0);
+        if !std::mem::take(&mut self.closing) {
+            self.flows.values_mut().for_each(|flow| flow.zero_windows = 0);
+        }
     }
 
     pub fn drain_ends(&mut self) {
@@ -110,7 +124,7 @@ impl Watch {
         self.flows.values_mut().for_each(|flow| flow.open_windows = 0);
     }
 
-    /// Zero-window ACKs the drain sent to this peer.
+    /// Zero-window ACKs sent to this peer in the drain, or before it and not taken back since.
     pub fn zero_windows(&self, peer: Peer) -> u32 {
         self.flows.get(&peer).map_or(0, |flow| flow.zero_windows)
     }
@@ -157,7 +171,7 @@ impl Watch {
 }
 
 impl Flow {
-    fn check(&mut self, segment: &TcpPacket<&[u8]>, draining: bool) {
+    fn check(&mut self, segment: &TcpPacket<&[u8]>, draining: bool, closing: bool) {
         let seq = segment.seq_number();
         let ack = segment.ack_number();
         assert!(segment.ack(), "a segment without ACK: {segment}");
@@ -184,7 +198,7 @@ impl Flow {
             let nxt = first + self.sent.len();
             // SEQ = SND.NXT; a FIN sent before lies one further.
             if seq == nxt || seq == nxt + 1 {
-                self.zero_windows += u32::from(draining && segment.window_len() == 0);
+                self.zero_windows += u32::from((draining || closing) && segment.window_len() == 0);
                 self.open_windows += u32::from(!draining);
             }
             return;

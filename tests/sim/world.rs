@@ -29,6 +29,8 @@ pub enum Switch {
 /// One move.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
+    /// The windows of quiet peers are closed so long before the drain, in microseconds.
+    pub quiet: Option<u64>,
     /// Longest drain, in microseconds.
     pub drain: u64,
     /// From the freeze to the resume, in microseconds.
@@ -217,6 +219,12 @@ impl World {
 
     /// Moves the service: drain, freeze, and resume on another card. What both ends reported.
     pub fn migrate(&mut self, how: &Move) -> (Drained, Resumed) {
+        if let Some(before) = how.quiet {
+            self.stack.close_quiet(self.service_now());
+            self.watch.quiet_closes();
+            self.poll_service();
+            self.run(self.now + before, |_| false);
+        }
         let drained = self.drain(how.drain);
         self.frozen = Some(how.switch);
         if how.switch == Switch::Lost {

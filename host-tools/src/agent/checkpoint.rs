@@ -118,17 +118,9 @@ async fn held(instance: &Instance) -> Result<HeldTable, ApiError> {
 /// # Errors
 /// The guest or QEMU does not answer.
 pub async fn thaw(instance: &Instance) -> Result<(), ApiError> {
-    use ferry_protocol::control::{Refusal, State};
     instance.set_port_open(true)?;
     instance.vm.cont().await.map_err(ApiError::failed)?;
-    match instance.guest.order(Order::Thaw, ORDER_LIMIT).await {
-        Ok(_) => {}
-        Err(super::control::OrderError::Refused {
-            refusal: Refusal::State(State::Running),
-            ..
-        }) => {}
-        Err(error) => return Err(ApiError::failed(error)),
-    }
+    instance.guest.order(Order::Thaw, ORDER_LIMIT).await.map_err(ApiError::failed)?;
     instance.set_state(InstanceState::Running);
     Ok(())
 }

@@ -34,6 +34,8 @@ pub enum Task {
     /// Take in frames up to the mark (`ferry_protocol::mark`) with the number that is the argument, then as
     /// [`Task::Prepare`] with argument 0. Given only after a drain.
     CatchUp = 7,
+    /// Close the windows of quiet peers while the service runs on, then report [`Report::Closed`].
+    CloseQuiet = 8,
 }
 
 /// Where a list of connections lies: postcard-encoded `ferry_protocol::control::Connection`s.
@@ -60,6 +62,11 @@ pub enum Report {
         settled: u32,
         /// Microseconds it took.
         elapsed_us: u32,
+    },
+    /// To [`Task::CloseQuiet`].
+    Closed {
+        /// Connections whose peers were told.
+        connections: u32,
     },
     /// To [`Task::Reopen`] and [`Task::Resume`].
     Resumed {

@@ -194,9 +194,10 @@ impl Control {
             (Order::Freeze { full, .. }, State::Running | State::Draining) => {
                 (Task::Prepare, u32::from(*full))
             }
+            (Order::CloseQuiet, State::Running) => (Task::CloseQuiet, 0),
             (Order::Drain { timeout_us }, State::Running) => (Task::Drain, *timeout_us),
             // The argument says whether the service clock has stood still.
-            (Order::Thaw, State::Draining) => (Task::Reopen, 0),
+            (Order::Thaw, State::Running | State::Draining) => (Task::Reopen, 0),
             (Order::Thaw, State::Frozen) => (Task::Reopen, 1),
             (Order::Connections, State::Running) => (Task::Connections, 0),
             (Order::Shutdown, _) => (Task::End, 0),
@@ -229,6 +230,7 @@ impl Control {
             return;
         };
         let result = match (order, report) {
+            (Order::CloseQuiet, Report::Closed { connections }) => Answer::Closed { connections },
             (Order::Drain { .. }, Report::Drained { connections, settled, elapsed_us }) => {
                 self.state = State::Draining;
                 Answer::Drained(Drained { connections, settled, elapsed_us })

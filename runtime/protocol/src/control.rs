@@ -37,6 +37,10 @@ pub enum Order {
         /// Report every page that holds state, written since or not: the first round of a move.
         full: bool,
     },
+    /// Zero window to every peer that says nothing and is owed nothing, while the service runs for the others. Answer
+    /// when all are told: [`Answer::Closed`]. Allowed when running. The windows open again by themselves if no
+    /// drain follows within two seconds.
+    CloseQuiet,
     /// Zero window to every peer, barrier, in-flight data in. Answer when drained or at the deadline:
     /// [`Answer::Drained`]. Allowed when running.
     Drain {
@@ -52,7 +56,8 @@ pub enum Order {
         /// [`MARK_LIMIT_US`]. 0: there is none.
         mark: u32,
     },
-    /// Undo `Drain` and `Freeze`: windows reopen, the service goes on here. Answer: [`Answer::Resumed`].
+    /// Undo `CloseQuiet`, `Drain` and `Freeze`: windows reopen, the service goes on here.
+    /// Answer: [`Answer::Resumed`].
     Thaw,
     /// The portable region has been filled by the agent: take it over and run.
     /// Answer: [`Answer::Resumed`]. Allowed in standby only.
@@ -144,6 +149,11 @@ pub enum Answer {
         /// Time the scan took in the guest, in microseconds.
         scan_us: u32,
     },
+    /// To [`Order::CloseQuiet`].
+    Closed {
+        /// Connections whose peers were told.
+        connections: u32,
+    },
     /// To [`Order::Drain`].
     Drained(Drained),
     /// To [`Order::Thaw`] and [`Order::Resume`].
@@ -171,7 +181,7 @@ pub enum Answer {
 pub struct Drained {
     /// Connections in a synchronised state when it began.
     pub connections: u32,
-    /// Those whose peer answered the barrier and acknowledged all we had sent.
+    /// Those whose peer answered the barrier and acknowledged all we had sent, or was quiet.
     pub settled: u32,
     /// Time from the order to the end, in microseconds.
     pub elapsed_us: u32,

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use ferry_protocol::control::{Order, Refusal, State};
+use ferry_protocol::control::Order;
 use hyper::Method;
 
 use super::{Move, failed};
-use crate::agent::control::OrderError;
 use crate::agent::instance::ORDER_LIMIT;
 use crate::api::{CommitAnswer, InstanceState, ResumeRequest};
 use crate::migration::Event;
@@ -57,12 +56,7 @@ impl Move {
             self.instance.vm.cont().await.map_err(failed)?;
         }
         if thaw {
-            match self.instance.guest.order(Order::Thaw, ORDER_LIMIT).await {
-                // A drain or freeze that was never carried out leaves nothing to thaw.
-                Ok(_) => {}
-                Err(OrderError::Refused { refusal: Refusal::State(State::Running), .. }) => {}
-                Err(error) => return Err(failed(error)),
-            }
+            self.order(Order::Thaw, ORDER_LIMIT).await?;
         }
         self.instance.set_state(InstanceState::Running);
         Ok(())

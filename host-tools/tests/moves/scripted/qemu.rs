@@ -398,6 +398,7 @@ impl Guest {
                 self.work();
                 report
             }
+            (Order::CloseQuiet, State::Running) => Answer::Closed { connections: 1 },
             (Order::Drain { .. }, State::Running) => {
                 self.state = State::Draining;
                 Answer::Drained(Drained { connections: 2, settled: 2, elapsed_us: 9 })
@@ -407,8 +408,10 @@ impl Guest {
                 self.turn.give();
                 self.report(full)
             }
-            (Order::Thaw, State::Draining | State::Frozen) => {
-                self.turn.take();
+            (Order::Thaw, State::Running | State::Draining | State::Frozen) => {
+                if self.state == State::Frozen {
+                    self.turn.take();
+                }
                 self.state = State::Running;
                 Answer::Resumed { connections: 2, held_frames: 0 }
             }

@@ -242,10 +242,14 @@ impl Stack {
     /// Acknowledges at once what has been received, with the true window or, in a drain, zero: by smoltcp,
     /// or without it where it would say no more than it has said. `false` if the ring is full.
     pub(super) fn acknowledge_now(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
+        self.show_window(id, self.window(), nic)
+    }
+
+    /// The same with the true window or zero, whatever others are shown.
+    pub(super) fn show_window(&mut self, id: ConnId, window: Window, nic: &mut impl Nic) -> bool {
         if !nic.transmit_ready() {
             return false;
         }
-        let window = self.window();
         let local = self.link.ip();
         let Some(connection) = self.established.get_mut(id) else { return true };
         if !connection.synchronised() {

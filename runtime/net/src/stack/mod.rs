@@ -4,6 +4,7 @@
 //!   (`ingress`, `egress`).
 //! * Sockets (`sockets`): listen, accept, connect, receive, send, close. They only touch queues; what
 //!   they leave to be sent goes out with the next poll, so in a drain they send nothing.
+//! * Before a move (`quiet`): [`Stack::close_quiet`], while the service runs.
 //! * The move (`moving`): [`Stack::drain_begin`], [`Stack::drain_poll`], then [`Stack::thaw`] on the
 //!   same host or [`Stack::resume`] on another.
 
@@ -12,6 +13,7 @@ mod errors;
 mod ingress;
 mod listing;
 mod moving;
+mod quiet;
 mod reply;
 mod sockets;
 
@@ -35,6 +37,7 @@ use crate::table::connection::Buffers;
 use crate::table::established::{ConnId, Established};
 use crate::table::time_wait::TimeWaits;
 use crate::table::timers::Timers;
+use quiet::Quiet;
 use reply::Reply;
 
 /// Frames taken from the card in one [`Stack::poll`].
@@ -106,6 +109,8 @@ pub struct Stack {
     /// When the gratuitous ARP is repeated, and how many times it has been sent.
     announced: Option<(Instant, u8)>,
     resumed_at: Instant,
+    /// Peers whose windows are closed before a drain.
+    quiet: Option<Quiet>,
     /// The last mark that came in this drain.
     mark: Option<u32>,
     woke: bool,
@@ -149,6 +154,7 @@ impl Stack {
             to_announce: VecDeque::new(),
             announced: None,
             resumed_at: now,
+            quiet: None,
             mark: None,
             woke: false,
             blocked: false,
@@ -165,7 +171,7 @@ impl Stack {
             Mode::Running | Mode::Resuming => {
                 self.time_waits.expire(now);
                 self.run_timers();
-                self.announce(nic) | self.ask_neglected(nic) | self.send(nic)
+                self.announce(nic) | self.ask_neglected(nic) | self.send(nic) | self.tell_quiet(nic)
             }
         };
         self.link.poll(nic, now);
@@ -174,9 +180,15 @@ impl Stack {
             frames,
             woke: core::mem::take(&mut self.woke),
             // A full ring ends the turn; the card's interrupt begins the next.
-            more: frames == RECEIVE_BUDGET
-                || (!self.blocked && !self.ready.is_empty() && self.running()),
+            more: frames == RECEIVE_BUDGET || (!self.blocked && self.has_more() && self.running()),
         }
+    }
+
+    /// Something could be sent without anything happening first.
+    fn has_more(&self) -> bool {
+        !self.ready.is_empty()
+            || !self.to_announce.is_empty()
+            || self.quiet.as_ref().is_some_and(Quiet::tells)
     }
 
     /// When [`poll`](Self::poll) has to be called although no frame arrived and nothing was called.
@@ -189,10 +201,11 @@ impl Stack {
         match &self.mode {
             _ if self.blocked => Some(self.now + RING_RETRY),
             Mode::Draining(run) => earliest(run.poll_at(self.now), link),
-            _ if !self.ready.is_empty() || !self.to_announce.is_empty() => Some(self.now),
+            _ if self.has_more() => Some(self.now),
             _ => {
                 let announced = self.announced.map(|(at, _)| at);
-                earliest(earliest(self.timers.next(), announced), link)
+                let quiet = self.quiet.as_ref().map(|quiet| quiet.until());
+                earliest(earliest(self.timers.next(), announced), earliest(quiet, link))
             }
         }
     }

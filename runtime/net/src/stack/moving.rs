@@ -3,7 +3,7 @@
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
-use super::{Mode, Stack};
+use super::{Mode, Stack, quiet};
 use crate::device::{fin, probe};
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
 use crate::link::Nic;
@@ -12,6 +12,8 @@ use crate::table::established::ConnId;
 
 /// Held frames taken before the announcement, at most: more than any ring holds.
 const MAX_HELD_FRAMES: u32 = 16 * 1024;
+/// Connections announced in one turn.
+const TURN_ANNOUNCED: usize = 64;
 /// Gratuitous ARPs after the first, and the time before each.
 const REPEATS: [Duration; 4] = [
     Duration::from_millis(50),
@@ -36,23 +38,22 @@ impl Stack {
     pub fn drain_begin(&mut self, now: Instant, deadline: Instant) {
         self.now = now;
         let mut run = Run::new(now, deadline);
-        let mut quiet = alloc::vec::Vec::new();
+        let mut to_tell = alloc::vec::Vec::new();
         let ids: alloc::vec::Vec<_> = self.established.ids().collect();
         for id in ids {
             let Some(connection) = self.established.get_mut(id) else { continue };
+            if quiet::told(connection) {
+                run.connections += 1;
+                continue;
+            }
             // Of a drain before this one that was not undone.
             connection.drain = None;
             connection.flow.closed = false;
             if connection.synchronised() {
-                let flow = &connection.flow;
-                let (sack, srtt) = (flow.sack_permitted, flow.srtt);
-                let peer = match connection.nothing_under_way() {
-                    true => Peer::with_nothing_under_way(sack, srtt, now - flow.heard),
-                    false => Peer::new(sack, srtt),
-                };
+                let peer = quiet::drained(connection, now);
                 // The round trips to those that are asked pass while the others are told.
                 if peer.quiet() {
-                    quiet.push(id)
+                    to_tell.push(id)
                 } else {
                     run.to_ask.push_back(id)
                 }
@@ -61,9 +62,10 @@ impl Stack {
                 run.open += 1;
             }
         }
-        run.to_ask.extend(quiet);
+        run.to_ask.extend(to_tell);
         self.to_announce.clear();
         self.announced = None;
+        self.quiet = None;
         self.mark = None;
         self.mode = Mode::Draining(run);
     }
@@ -293,13 +295,15 @@ impl Stack {
         self.announced = Some((now, 0));
         let ids: alloc::vec::Vec<_> = self.established.ids().collect();
         let mut connections = 0;
+        let mut quiet = alloc::vec::Vec::new();
         self.to_announce.clear();
         for id in ids {
             let Some(connection) = self.established.get_mut(id) else { continue };
-            connection.drain = None;
+            let told = connection.drain.take().is_some_and(|peer| peer.phase() == Phase::Told);
             if connection.synchronised() {
                 connections += 1;
-                self.to_announce.push_back(id);
+                // Nobody there waits for it: the service runs first.
+                if told { quiet.push(id) } else { self.to_announce.push_back(id) }
             }
             if !connection.at_rest() {
                 self.mark_ready(id);
@@ -308,13 +312,19 @@ impl Stack {
         self.mode = Mode::Running;
         self.woke = true;
         self.resumed_at = now;
-        self.blocked = self.announce(nic);
+        self.quiet = None;
+        self.blocked = self.announce_up_to(usize::MAX, nic);
+        self.to_announce.extend(quiet);
         nic.flush();
         Resumed { connections, held_frames }
     }
 
-    /// What is left of an announcement; `true` if the ring is full.
+    /// What is left of an announcement, a part of it in a turn; `true` if the ring is full.
     pub(super) fn announce(&mut self, nic: &mut impl Nic) -> bool {
+        self.announce_up_to(TURN_ANNOUNCED, nic)
+    }
+
+    fn announce_up_to(&mut self, most: usize, nic: &mut impl Nic) -> bool {
         if let Some((at, sent)) = self.announced
             && at <= self.now
         {
@@ -327,7 +337,7 @@ impl Stack {
                 self.announce_again();
             }
         }
-        self.announce_connections(nic)
+        self.announce_connections(most, nic)
     }
 
     /// A window update that was lost leaves a peer to its persist timer, so those not heard since get
@@ -347,8 +357,9 @@ impl Stack {
         }
     }
 
-    fn announce_connections(&mut self, nic: &mut impl Nic) -> bool {
-        while let Some(&id) = self.to_announce.front() {
+    fn announce_connections(&mut self, most: usize, nic: &mut impl Nic) -> bool {
+        for _ in 0..most {
+            let Some(&id) = self.to_announce.front() else { break };
             if !self.announce_one(id, nic) {
                 return true;
             }
