@@ -5,14 +5,14 @@
 //!  | "FT" | version | kind | length u32 | crc-32 u32 | payload … |
 //! ```
 //!
-//! A packed frame's payload is the length of what was packed, u32, and an LZ4 block.
-//!
 //! Integers are little-endian. Magic, version, kind and length are checked before a byte of the
 //! payload is awaited; the CRC-32 (IEEE 802.3) over kind, length and payload before it is used.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::pack::{self, Packer};
 
 /// First two bytes of a frame.
 pub const MAGIC: [u8; 2] = *b"FT";
@@ -23,9 +23,6 @@ pub const HEADER_LEN: usize = 12;
 /// Longest payload: 256 pages, their run headers, and a margin.
 pub const MAX_PAYLOAD: usize = 256 * 4096 + 8192;
 
-/// Bytes of a packed frame's payload before the block.
-const PACKED_HEADER_LEN: usize = 4;
-
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -34,10 +31,12 @@ pub enum Kind {
     Message = 1,
     /// Runs of pages.
     Pages = 2,
-    /// The same, packed; [`read`] gives it out as `Pages`.
+    /// The same, packed with LZ4 ([`pack`]); [`read`] gives it out as `Pages`.
     Packed = 3,
     /// An Ethernet frame for the guest of a standby; on the mirror's connection only.
     Ethernet = 4,
+    /// Runs of pages, packed with Zstandard.
+    Compressed = 5,
 }
 
 /// Why bytes were not a frame.
@@ -94,39 +93,13 @@ pub fn finish(buf: &mut [u8], kind: Kind) {
     buf[8..12].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Ends the frame of pages in `buf`, packed where that makes it shorter by an eighth at least. `scratch` is for
-/// the caller to keep, so that not each frame allocates one.
+/// Ends the frame of pages in `buf`, packed where that makes it shorter.
 ///
 /// # Panics
 /// As [`finish`].
-pub fn finish_pages(buf: &mut Vec<u8>, scratch: &mut Vec<u8>) {
-    let payload = &buf[HEADER_LEN..];
-    let len = payload.len();
-    scratch.resize(lz4_flex::block::get_maximum_output_size(len), 0);
-    match lz4_flex::block::compress_into(payload, scratch) {
-        Ok(packed) if PACKED_HEADER_LEN + packed <= len - len / 8 => {
-            buf.truncate(HEADER_LEN);
-            buf.extend_from_slice(&(len as u32).to_le_bytes());
-            buf.extend_from_slice(&scratch[..packed]);
-            finish(buf, Kind::Packed);
-        }
-        _ => finish(buf, Kind::Pages),
-    }
-}
-
-/// Unpacks the payload of a packed frame in place.
-fn unpack(payload: &mut Vec<u8>) -> Result<(), FrameError> {
-    let packed = std::mem::take(payload);
-    let (len, block) = packed.split_first_chunk().ok_or(FrameError::Packed)?;
-    let len = u32::from_le_bytes(*len);
-    if len as usize > MAX_PAYLOAD {
-        return Err(FrameError::Length { found: len });
-    }
-    payload.resize(len as usize, 0);
-    match lz4_flex::block::decompress_into(block, payload) {
-        Ok(unpacked) if unpacked == payload.len() => Ok(()),
-        _ => Err(FrameError::Packed),
-    }
+pub fn finish_pages(buf: &mut Vec<u8>, packer: &mut Packer) {
+    let kind = packer.pack(buf, HEADER_LEN).unwrap_or(Kind::Pages);
+    finish(buf, kind);
 }
 
 fn checksum(header: &[u8], payload: &[u8]) -> u32 {
@@ -157,6 +130,7 @@ pub async fn read(
         2 => Kind::Pages,
         3 => Kind::Packed,
         4 => Kind::Ethernet,
+        5 => Kind::Compressed,
         found => return Err(FrameError::Kind { found }),
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
@@ -169,16 +143,13 @@ pub async fn read(
     if checksum(&header[..8], payload) != crc {
         return Err(FrameError::Checksum);
     }
-    if kind == Kind::Packed {
-        unpack(payload)?;
-        return Ok(Kind::Pages);
-    }
-    Ok(kind)
+    pack::unpack(kind, payload)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::pack::Effort;
 
     fn frame_of(kind: Kind, content: &[u8]) -> Vec<u8> {
         let mut buf = Vec::new();
@@ -218,38 +189,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_are_packed_where_it_pays() {
-        let noise: Vec<u8> =
-            (0..20_000_u32).flat_map(|n| n.wrapping_mul(n | 0x9e37_79b1).to_le_bytes()).collect();
-        let (even, mut scratch) = (vec![7; 50_000], Vec::new());
-        for (content, kind) in [(&even, Kind::Packed), (&noise, Kind::Pages)] {
-            let mut buf = Vec::new();
+    async fn packed_frames_are_given_out_as_pages() {
+        for (effort, kind) in [(Effort::Quick, Kind::Packed), (Effort::Thorough, Kind::Compressed)]
+        {
+            let mut packer = Packer::default();
+            packer.effort = effort;
+            let (even, mut buf) = (vec![7; 50_000], Vec::new());
             begin(&mut buf);
-            buf.extend(content);
-            finish_pages(&mut buf, &mut scratch);
+            buf.extend(&even);
+            finish_pages(&mut buf, &mut packer);
             assert_eq!(buf[3], kind as u8);
-            assert_eq!(decode(&buf).await.unwrap(), (Kind::Pages, content.clone()));
+            assert_eq!(decode(&buf).await.unwrap(), (Kind::Pages, even));
+            let error = decode(&frame_of(kind, b"abc")).await.unwrap_err();
+            assert!(matches!(error, FrameError::Packed), "{error}");
         }
-    }
-
-    #[tokio::test]
-    async fn what_does_not_unpack_is_refused() {
-        let packed =
-            |len: u32, block: &[u8]| frame_of(Kind::Packed, &[&len.to_le_bytes(), block].concat());
-        let block = lz4_flex::block::compress(&[7; 5000]);
-        assert_eq!(decode(&packed(5000, &block)).await.unwrap().1, [7; 5000]);
-        for len in [0, 4999, 5001, MAX_PAYLOAD as u32] {
-            let error = decode(&packed(len, &block)).await.unwrap_err();
-            assert!(matches!(error, FrameError::Packed), "{len}: {error}");
-        }
-        let error = decode(&packed(MAX_PAYLOAD as u32 + 1, &block)).await.unwrap_err();
-        assert!(matches!(error, FrameError::Length { .. }), "{error}");
-        for cut in 0..block.len() {
-            let error = decode(&packed(5000, &block[..cut])).await.unwrap_err();
-            assert!(matches!(error, FrameError::Packed), "cut at {cut}: {error}");
-        }
-        let error = decode(&frame_of(Kind::Packed, b"abc")).await.unwrap_err();
-        assert!(matches!(error, FrameError::Packed), "{error}");
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite> Link<S> {
     /// The connection ended, or what came is no frame or no message.
     pub async fn receive<R: DeserializeOwned>(&mut self) -> Result<Received<'_, R>, LinkError> {
         match frame::read(&mut self.reader, &mut self.incoming).await? {
-            Kind::Pages | Kind::Packed => Ok(Received::Pages(&self.incoming)),
+            Kind::Pages | Kind::Packed | Kind::Compressed => Ok(Received::Pages(&self.incoming)),
             Kind::Message => match postcard::take_from_bytes(&self.incoming) {
                 Ok((message, [])) => Ok(Received::Message(message)),
                 _ => Err(LinkError::Decode),

@@ -1,16 +1,18 @@
 //! The page stream between the agents of a move.
 //!
 //! 1. [`frame`]: length-bounded, checksummed frames on a byte stream.
-//! 2. [`message`]: what the two agents tell each other.
-//! 3. [`pages`]: runs of pages in a frame, read from one memory file and written into another.
-//! 4. [`sent`]: copies of the pages that were sent, for what has changed in them.
-//! 5. [`digest`]: both sides' running digest over (page number, content), compared at the end.
-//! 6. [`link`]: the two ends of the connection.
+//! 2. [`pack`]: how pages are packed in a frame.
+//! 3. [`message`]: what the two agents tell each other.
+//! 4. [`pages`]: runs of pages in a frame, read from one memory file and written into another.
+//! 5. [`sent`]: copies of the pages that were sent, for what has changed in them.
+//! 6. [`digest`]: both sides' running digest over (page number, content), compared at the end.
+//! 7. [`link`]: the two ends of the connection.
 
 pub mod digest;
 pub mod frame;
 pub mod link;
 pub mod message;
+pub mod pack;
 pub mod pages;
 pub mod sent;
 

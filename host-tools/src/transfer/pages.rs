@@ -14,12 +14,13 @@ use ferry_protocol::layout::PAGE_SIZE;
 
 use super::PageDigest;
 use super::frame;
+use super::pack::{Effort, Packer};
 use super::sent::{Change, SentPages, apply_difference};
 use crate::qemu::ram::{RamError, RamFile};
 
 /// Pages in one frame, at most.
 pub const PAGES_PER_FRAME: usize = 256;
-/// Pages in one frame that is sent: the destination works on one while the source makes the next.
+/// Pages in one frame that is sent in a hurry: the destination works on one while the source makes the next.
 const PAGES_TOGETHER: usize = 32;
 const RUN_HEADER_LEN: usize = 8;
 const FLAG_ZERO: u16 = 1;
@@ -48,6 +49,7 @@ pub struct Sent {
     /// Over the latest content of all pages.
     pub digest: PageDigest,
     copies: SentPages,
+    packer: Packer,
 }
 
 /// How a page of a run is sent.
@@ -68,15 +70,20 @@ pub struct FrameBuilder<'a> {
     pages: &'a [u32],
     known: &'a mut Sent,
     content: Vec<u8>,
-    packed: Vec<u8>,
+    together: usize,
     /// Pages put into frames, those left out because the destination has them not counted.
     pub sent: u32,
 }
 
 impl<'a> FrameBuilder<'a> {
     /// Frames for `pages`, ascending numbers. Each goes into `known` as it was read.
-    pub fn new(ram: &'a RamFile, pages: &'a [u32], known: &'a mut Sent) -> Self {
-        Self { ram, pages, known, content: Vec::new(), packed: Vec::new(), sent: 0 }
+    pub fn new(ram: &'a RamFile, pages: &'a [u32], effort: Effort, known: &'a mut Sent) -> Self {
+        known.packer.effort = effort;
+        let together = match effort {
+            Effort::Quick => PAGES_TOGETHER,
+            Effort::Thorough => PAGES_PER_FRAME,
+        };
+        Self { ram, pages, known, content: Vec::new(), together, sent: 0 }
     }
 
     /// Puts the next frame into `buf`; false when there is none left.
@@ -85,7 +92,7 @@ impl<'a> FrameBuilder<'a> {
     /// A page number is behind the end of the portable region, or the memory cannot be read.
     pub fn next_frame(&mut self, buf: &mut Vec<u8>) -> Result<bool, RamError> {
         frame::begin(buf);
-        let mut room = PAGES_TOGETHER;
+        let mut room = self.together;
         while room > 0 && !self.pages.is_empty() {
             let run = run_length(self.pages).min(room);
             let (taken, rest) = self.pages.split_at(run);
@@ -95,7 +102,7 @@ impl<'a> FrameBuilder<'a> {
         }
         let any = buf.len() > frame::HEADER_LEN;
         if any {
-            frame::finish_pages(buf, &mut self.packed);
+            frame::finish_pages(buf, &mut self.known.packer);
         }
         Ok(any || !self.pages.is_empty())
     }
@@ -177,9 +184,10 @@ fn push_header(buf: &mut Vec<u8>, first: u32, count: u16, flags: u16) {
     buf.extend_from_slice(&flags.to_le_bytes());
 }
 
-/// One page more in the run with this header; there are no more than [`PAGES_TOGETHER`].
+/// One page more in the run with this header; there are no more than [`PAGES_PER_FRAME`].
 fn count_one(run: &mut [u8]) {
-    run[4] += 1;
+    let count = u16::from_le_bytes([run[4], run[5]]) + 1;
+    run[4..6].copy_from_slice(&count.to_le_bytes());
 }
 
 /// Writes the pages of a frame's payload into the memory file and `digest`. Returns how many.
@@ -263,7 +271,12 @@ mod tests {
         to: &RamFile,
         (ours, theirs): &mut (Sent, PageDigest),
     ) -> u32 {
-        let mut builder = FrameBuilder::new(from, pages, ours);
+        // What is packed one way may be followed by what is packed the other.
+        let effort = match pages.len() % 2 {
+            0 => Effort::Quick,
+            _ => Effort::Thorough,
+        };
+        let mut builder = FrameBuilder::new(from, pages, effort, ours);
         let mut buf = Vec::new();
         while builder.next_frame(&mut buf).unwrap() {
             if buf.len() > frame::HEADER_LEN {
@@ -313,7 +326,8 @@ mod tests {
 
     /// Bytes of the only frame for these pages.
     fn one_frame(pages: &[u32], from: &RamFile, sent: &mut Sent) -> usize {
-        let (mut builder, mut buf) = (FrameBuilder::new(from, pages, sent), Vec::new());
+        let (mut builder, mut buf) =
+            (FrameBuilder::new(from, pages, Effort::Quick, sent), Vec::new());
         assert!(builder.next_frame(&mut buf).unwrap());
         assert!(builder.pages.is_empty());
         buf.len()

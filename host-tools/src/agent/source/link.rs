@@ -12,6 +12,7 @@ use crate::agent::mirror::{self, Mirror};
 use crate::api::Migration;
 use crate::hostnet::MacParseError;
 use crate::migration::Event;
+use crate::transfer::pack::Effort;
 use crate::transfer::pages::FrameBuilder;
 use crate::transfer::{FromDestination, FromSource, Link, LinkError};
 use crate::wire::Address;
@@ -20,6 +21,8 @@ use crate::wire::Address;
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
 /// Longest wait for an answer; the machine's deadline is shorter.
 const HEAR_LIMIT: Duration = Duration::from_secs(600);
+/// Pages of a round that are worth packing well: 16 MiB, a tenth of a second.
+const THOROUGH_PAGES: usize = 4096;
 /// Bytes of the log in one message.
 const LOG_CHUNK: usize = 256 << 10;
 
@@ -131,7 +134,12 @@ impl Move {
         let answer = self.order(Order::Scan { full }, ORDER_LIMIT).await?;
         let pages = self.listed(answer, full)?;
         self.summary.rounds += 1;
-        let sent = self.send_pages(&pages).await?;
+        // A round that takes long is not made longer.
+        let effort = match pages.len() {
+            0..=THOROUGH_PAGES => Effort::Thorough,
+            _ => Effort::Quick,
+        };
+        let sent = self.send_pages(&pages, effort).await?;
         // Nothing of it may still be on its way when the last pages follow, and a destination that is
         // gone is better noticed now than when the service is frozen.
         self.tell(&FromSource::Round).await?;
@@ -144,8 +152,8 @@ impl Move {
         Ok(Event::RoundSent { dirty: sent })
     }
 
-    pub(super) async fn send_pages(&mut self, pages: &[u32]) -> Result<u32, Event> {
-        let mut builder = FrameBuilder::new(&self.instance.ram, pages, &mut self.sent);
+    pub(super) async fn send_pages(&mut self, pages: &[u32], effort: Effort) -> Result<u32, Event> {
+        let mut builder = FrameBuilder::new(&self.instance.ram, pages, effort, &mut self.sent);
         let Some(link) = self.link.as_mut() else { return Err(failed("no connection")) };
         let mut broken = None;
         while broken.is_none() && builder.next_frame(&mut self.frame).map_err(failed)? {

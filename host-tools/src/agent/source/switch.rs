@@ -13,6 +13,7 @@ use crate::agent::instance::ORDER_LIMIT;
 use crate::api::{ApiError, CommitAnswer, CommitRequest, InstanceState, Problem};
 use crate::migration::Event;
 use crate::migration::phase::DRAIN_LIMIT;
+use crate::transfer::pack::Effort;
 use crate::transfer::{FromDestination, FromSource};
 use crate::wire::Pause;
 
@@ -174,7 +175,7 @@ impl Move {
     pub(super) async fn send_last(&mut self) -> Result<Event, Event> {
         let begun = Instant::now();
         let pages = std::mem::take(&mut self.last_pages);
-        let sent = self.send_pages(&pages).await?;
+        let sent = self.send_pages(&pages, Effort::Quick).await?;
         self.summary.frozen_pages = u64::from(sent);
         self.step("send", begun);
         let begun = Instant::now();

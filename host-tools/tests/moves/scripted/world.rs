@@ -82,6 +82,8 @@ pub struct World {
     dir: tempfile::TempDir,
     /// Whether connections need certificates.
     secured: bool,
+    /// What a test has seen last of what it waits for.
+    pub seen: std::sync::Mutex<String>,
 }
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -101,7 +103,8 @@ impl World {
     async fn made(secured: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("fw").tempdir().unwrap();
         let journal = Journal::of(dir.path());
-        let mut world = Self { journal, daemons: Vec::new(), dir, secured };
+        let mut world =
+            Self { journal, daemons: Vec::new(), dir, secured, seen: Default::default() };
         world.start("manager");
         for name in ["a", "b"] {
             world.make_node(name);
@@ -215,7 +218,8 @@ impl World {
             }
         };
         if tokio::time::timeout(LIMIT, wait).await.is_err() {
-            panic!("waited in vain: {what}\n{}", self.story());
+            let seen = self.seen.lock().unwrap();
+            panic!("waited in vain: {what}\n{seen}\n{}", self.story());
         }
     }
 

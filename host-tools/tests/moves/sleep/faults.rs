@@ -46,6 +46,7 @@ async fn at_rest(world: &World) -> Option<Service> {
         }
     }
     let epoch = service.epoch;
+    *world.seen.lock().unwrap() = format!("{service:?}, running {running:?}, holding {holding:?}");
     let right = match (&service.state, &service.node, &service.sleep) {
         (ServiceState::Running, Some(node), None) => {
             running == [(node.clone(), InstanceState::Running, epoch)] && holding.is_empty()
