@@ -30,7 +30,7 @@ use figure::{Damage, Figure};
 enum Scale {
     /// Every figure, few runs: about 20 minutes on two processors
     Quick,
-    /// More runs of each
+    /// More and longer runs, and 10,000 connections: about an hour
     Full,
 }
 

@@ -68,9 +68,10 @@ impl System {
             (Scale::Quick, Self::Ferry) => (all, 5),
             (Scale::Quick, Self::QemuTuned | Self::Criu) => (all, 4),
             (Scale::Quick, _) => (vec![Workload::PingPong(100), Workload::Download], 3),
+            (Scale::Full, Self::QemuDefault | Self::QemuImage) => (all, 6),
             (Scale::Full, system) => {
                 all.insert(3, Workload::PingPong(10_000));
-                (all, if system == Self::Ferry { 40 } else { 20 })
+                (all, if system == Self::Ferry { 20 } else { 12 })
             }
         }
     }

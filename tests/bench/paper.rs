@@ -44,7 +44,7 @@ struct Runs {
 /// Measures it.
 pub fn measure(bench: &mut Bench) -> Result<(), String> {
     let counts: &[usize] = bench.by_scale(&[0, 1, 100, 1_000], &[0, 1, 100, 1_000, 10_000]);
-    let runs = bench.by_scale(8, 30);
+    let runs = bench.by_scale(8, 20);
     // Ten thousand connections need more; the same for all.
     let memory = bench.by_scale("64M", "192M");
     let world = bench.world("paper");

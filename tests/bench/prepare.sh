@@ -79,7 +79,7 @@ build_criu() {
 
 [ -e "$out/vmlinuz" ] || unpack_guest
 [ -e "$out/nginx/usr/sbin/nginx" ] || unpack_nginx
-[ "$out/epoll" -nt "$root/tests/bench/peers/epoll.c" ] || build_epoll
+[ -n "$(find "$out/epoll" -newer "$root/tests/bench/peers/epoll.c" 2>/dev/null)" ] || build_epoll
 if [ ! -x "$out/criu" ]; then
   if [ "$(id -u)" -ne 0 ]; then
     echo "bench: CRIU needs root, so it is not measured" >&2

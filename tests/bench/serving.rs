@@ -32,9 +32,9 @@ pub fn measure(bench: &mut Bench) -> Result<(), String> {
     let plan = Plan {
         connections: vec![1, 64, 1_000],
         runs: bench.by_scale(3, 5),
-        seconds: bench.by_scale(3, 20),
-        bulk_runs: bench.by_scale(3, 10),
-        bulk_bytes: bench.by_scale(50_000_000, 500_000_000),
+        seconds: bench.by_scale(3, 6),
+        bulk_runs: bench.by_scale(3, 5),
+        bulk_bytes: bench.by_scale(50_000_000, 200_000_000),
     };
     let (loads, bulk) = ferry(bench, &plan)?;
     for (connections, load) in plan.connections.iter().zip(&loads) {

@@ -25,7 +25,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Measures it.
 pub fn measure(bench: &mut Bench) -> Result<(), String> {
     let sizes: &[usize] = bench.by_scale(&[16, 128, 1024], &[16, 64, 256, 1024]);
-    let moves = bench.by_scale(5, 20);
+    let moves = bench.by_scale(5, 10);
     let mut gaps = Vec::new();
     for &mib in sizes {
         gaps.push((mib, with(bench, mib, moves)?));

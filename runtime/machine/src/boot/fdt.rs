@@ -21,11 +21,6 @@ const BOOTARGS: u32 = 43;
 const COMPATIBLE: u32 = 52;
 const KHZ: u32 = 63;
 
-/// The TSC frequency that the kernel is told, so that it does not measure it for 30 to 40 ms; low, so that the 30 ms
-/// by it for which the kernel compares the APIC timer are one or two. Nothing here uses the kernel's own time: the
-/// clock is [`crate::clock`], the timer [`crate::lapic`].
-const KERNEL_TSC_KHZ: u32 = 100_000;
-
 #[repr(C, align(8))]
 struct Blob([u8; 1024]);
 
@@ -71,8 +66,9 @@ impl Writer<'_> {
     }
 }
 
-/// Writes the tree with the kernel's RAM `start..end` and the RSDP's address; returns its address.
-pub(super) fn write(start: u64, end: u64, rsdp: u64) -> u64 {
+/// Writes the tree with the kernel's RAM `start..end`, the RSDP's address, and the TSC's frequency unless the kernel
+/// is to measure it; returns its address.
+pub(super) fn write(start: u64, end: u64, rsdp: u64, tsc_khz: Option<u32>) -> u64 {
     let blob = addr_of_mut!(BLOB);
     // SAFETY: called once, on the boot CPU, before anything else runs.
     let out = unsafe { &mut (*blob).0 };
@@ -91,9 +87,11 @@ pub(super) fn write(start: u64, end: u64, rsdp: u64) -> u64 {
     writer.begin(b"hermit,rsdp@0\0");
     writer.region(rsdp, 1);
     writer.cell(END_NODE);
-    writer.begin(b"hermit,tsc\0");
-    writer.property(KHZ, &KERNEL_TSC_KHZ.to_be_bytes());
-    writer.cell(END_NODE);
+    if let Some(khz) = tsc_khz {
+        writer.begin(b"hermit,tsc\0");
+        writer.property(KHZ, &khz.to_be_bytes());
+        writer.cell(END_NODE);
+    }
     writer.cell(END_NODE);
     writer.cell(END);
     let structure_end = writer.at;

@@ -61,6 +61,11 @@ struct RawBootInfo {
 /// Least portable region behind the image's own statics: stack, TLS and a small heap.
 const LEAST_HEAP: u64 = 4 << 20;
 
+/// The TSC frequency that the kernel is told, so that it does not measure it for 30 to 40 ms; low, so that the 30 ms
+/// by it for which the kernel compares the APIC timer are one or two. Nothing here uses the kernel's own time: the
+/// clock is [`crate::clock`], the timer [`crate::lapic`].
+const KERNEL_TSC_KHZ: u32 = 100_000;
+
 /// End of the host-bound part of the image, in bytes from address 0.
 pub fn host_end() -> u64 {
     addr_of!(ferry_host_end) as u64
@@ -91,7 +96,7 @@ extern "C" fn boot_main(start_info: *const StartInfo) -> ! {
     BOOT.call_once(|| Boot { command_line: info.command_line, portable_end });
 
     let image_start = addr_of!(ferry_host_start) as u64;
-    let device_tree = fdt::write(image_start, kernel_end, info.rsdp);
+    let device_tree = fdt::write(image_start, kernel_end, info.rsdp, Some(KERNEL_TSC_KHZ));
     let boot_info = RawBootInfo {
         phys_addr_start: image_start,
         phys_addr_end: kernel_end,

@@ -64,7 +64,7 @@ extern "C" fn boot_main(start_info: *const StartInfo) -> ! {
         phys_addr_start: image_start,
         phys_addr_end: ram_end,
         serial_port_base: COM1,
-        device_tree: fdt::write(image_start, ram_end, info.rsdp),
+        device_tree: fdt::write(image_start, ram_end, info.rsdp, None),
         image_start,
         image_end,
         tls: [
