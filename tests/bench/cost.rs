@@ -79,6 +79,7 @@ fn boot(bench: &mut Bench, assets: Option<&Assets>) -> Result<(), String> {
         initramfs: None,
         append: format!("ip={BARE_IP}/24"),
         ip: BARE_IP,
+        nic: "",
     };
     let took = first_answers(&world, &image, runs)?;
     let size = bytes_of(&image.kernel)?;

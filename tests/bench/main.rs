@@ -110,10 +110,11 @@ fn main() -> ExitCode {
             failures.push(format!("{name}: {error}"));
         }
         println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
-    }
-    if let Err(error) = report::write(&cli.out, &bench, &failures) {
-        eprintln!("error: {}: {error}", cli.out.display());
-        return ExitCode::FAILURE;
+        // What has been found is not lost with what comes after it.
+        if let Err(error) = report::write(&cli.out, &bench, &failures) {
+            eprintln!("error: {}: {error}", cli.out.display());
+            return ExitCode::FAILURE;
+        }
     }
     println!("bench: the report is {}", cli.out.join("report.md").display());
     if failures.is_empty() && bench.damage == Damage::default() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ferry_tests::client::{End, Window};
 use ferry_tests::harness::World;
 
+use crate::caught;
 use crate::figure::{Damage, Sample};
 use crate::mover::Mover;
 use crate::workload::{Clients, Workload};
@@ -100,7 +101,7 @@ pub fn measure(
     std::thread::sleep(WARM_UP);
     mover.prepare()?;
     let mut out = Outcome::default();
-    let mut before = quiet(&mut clients, FIRST_QUIET);
+    let mut before = quiet(&mut clients, FIRST_QUIET)?;
     for number in 1..=moves {
         let begun = Instant::now();
         let moved = match mover.go() {
@@ -108,14 +109,20 @@ pub fn measure(
             Err(error) => return Ok(out.broken(number, &error)),
         };
         std::thread::sleep(SETTLE);
-        let moving = clients.measured.mark(&format!("move {number}"));
+        let moving = match mark(&mut clients, &format!("move {number}")) {
+            Ok(moving) => moving,
+            Err(error) => return Ok(out.broken(number, &error)),
+        };
         let length = begun.elapsed();
         if number < moves
             && let Err(error) = mover.prepare()
         {
             return Ok(out.broken(number, &error));
         }
-        let after = quiet(&mut clients, length);
+        let after = match quiet(&mut clients, length) {
+            Ok(after) => after,
+            Err(error) => return Ok(out.broken(number, &error)),
+        };
         if after.progress == 0 {
             let silent = format!(
                 "its clients heard {} times in the move's window and then no more",
@@ -140,10 +147,19 @@ pub fn measure(
 }
 
 /// A window of that length in which nothing happens.
-fn quiet(clients: &mut Clients, length: Duration) -> Window {
-    clients.measured.mark("what was between");
+fn quiet(clients: &mut Clients, length: Duration) -> Result<Window, String> {
+    mark(clients, "what was between")?;
     std::thread::sleep(length);
-    clients.measured.mark("quiet")
+    mark(clients, "quiet")
+}
+
+/// Ends a window. A client that has ended, because its connection has, says why.
+fn mark(clients: &mut Clients, name: &str) -> Result<Window, String> {
+    let client = &mut clients.measured;
+    caught(|| Ok(client.mark(name))).map_err(|error| match client.last_words() {
+        Some(words) => format!("its client has ended: {words}"),
+        None => error,
+    })
 }
 
 /// Bytes or messages in a millisecond.

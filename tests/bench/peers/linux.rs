@@ -120,6 +120,7 @@ pub fn boot(
         initramfs: Some(initramfs),
         append: "console=ttyS0 quiet panic=-1".into(),
         ip,
+        nic: "",
     })
 }
 

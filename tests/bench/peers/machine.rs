@@ -25,6 +25,8 @@ pub struct Boot {
     pub append: String,
     /// Address of the guest. Its NIC's address and its tap's name follow from it.
     pub ip: Ipv4Addr,
+    /// Options of its NIC, each after a comma.
+    pub nic: &'static str,
 }
 
 impl Boot {
@@ -161,7 +163,10 @@ fn arguments(boot: &Boot, tap: &str, mac: &str, qmp: &Path, arrival: bool) -> Ve
     }
     option("-append", boot.append.clone());
     option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
-    option("-device", format!("virtio-net-pci,disable-legacy=on,romfile=,netdev=net0,mac={mac}"));
+    option(
+        "-device",
+        format!("virtio-net-pci,disable-legacy=on,romfile=,netdev=net0,mac={mac}{}", boot.nic),
+    );
     option("-qmp", format!("unix:{},server=on,wait=off", qmp.display()));
     if arrival {
         option("-incoming", "defer".into());

@@ -64,6 +64,7 @@ impl<'w> Migrated<'w> {
             initramfs: None,
             append: format!("ip={IP}/24"),
             ip: IP,
+            nic: "",
         };
         let mut running = Machine::start(world, NODES[0], &boot, false)?;
         running.says(&["listening on port"], BOOT_LIMIT)?;

@@ -77,6 +77,11 @@ impl Client {
         window
     }
 
+    /// What it has printed last, of what nobody has read yet.
+    pub fn last_words(&mut self) -> Option<String> {
+        self.lines.try_iter().last()
+    }
+
     /// Whether it has ended, so that no mark can be set any more: a client with a fixed amount to move.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
