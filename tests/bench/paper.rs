@@ -3,10 +3,10 @@
 //!
 //! The *whole* is what a user waits for: `host-tools suspend` (drain, freeze, memory into the repository, a holder
 //! for the connections) and `host-tools resume` (a new guest, memory from the repository, the connections go on).
-//! The *connection part* is what TCP needs of it: the drain before the freeze, with what quiet peers are told while the
-//! service still runs, and the guest's own resume, in which the windows of all
-//! but quiet peers are reopened; those follow while the service runs. Commands report neither; a move, which gives its guests the same two
-//! orders, reports both. What an order takes without any connection is no work on connections: its median is taken
+//! The *connection part* is what TCP needs of it: the drain before the freeze, with what quiet peers are told while
+//! the service still runs, and the guest's own resume, in which the windows of all but quiet peers are reopened;
+//! those follow while the service runs. Commands report neither; a move, which gives its guests the same two orders,
+//! reports both. What an order takes without any connection is no work on connections: its median is taken
 //! off. All is measured on one service with a growing number of idle connections, in one run.
 
 use std::collections::BTreeMap;
