@@ -65,8 +65,11 @@ impl<'w> Process<'w> {
         // Nothing of it is open that has an end outside.
         let path = program.path.display().to_string();
         // An earlier life may have ended on either host.
-        let away = format!("ip address delete {IP}/32 dev br0 2>/dev/null; true");
-        world.exec(NODES[1], &["sh", "-c", &away]);
+        let away = format!(
+            "ip address delete {IP}/32 dev br0 2>/dev/null; nft delete table {TABLE} 2>/dev/null; \
+             echo 0 >/proc/sys/net/ipv4/conf/br0/arp_ignore"
+        );
+        NODES.iter().for_each(|node| drop(world.exec(node, &["sh", "-c", &away])));
         world.exec(NODES[0], &["ip", "address", "replace", &format!("{IP}/32"), "dev", "br0"]);
         let mut command = world.in_node(NODES[0], &["sh", "-c", START, &path, &at]);
         let errors = output.try_clone().map_err(|e| e.to_string())?;
