@@ -3,7 +3,8 @@
 //!
 //! The *whole* is what a user waits for: `host-tools suspend` (drain, freeze, memory into the repository, a holder
 //! for the connections) and `host-tools resume` (a new guest, memory from the repository, the connections go on).
-//! The *connection part* is what TCP needs of it: the drain before the freeze, and the guest's own resume, in which the windows of all but quiet peers are reopened;
+//! The *connection part* is what TCP needs of it: the drain before the freeze, with what quiet peers are told while
+//! the service still runs, and the guest's own resume, in which the windows of all but quiet peers are reopened;
 //! those follow while the service runs. Commands report neither; a move, which gives its guests the same two orders,
 //! reports both. What an order takes without any connection is no work on connections: its median is taken
 //! off. All is measured on one service with a growing number of idle connections, in one run.
@@ -91,7 +92,8 @@ fn experiment(
         if moved.summary["resumed"] != connections {
             return Err(format!("not {connections} connections have moved: {}", moved.summary));
         }
-        found.suspend.order_us.push(number(&moved.summary, "drain_us")?);
+        let closing = moved.step_us("drain", "close quiet")?;
+        found.suspend.order_us.push(closing + number(&moved.summary, "drain_us")?);
         found.restart.order_us.push(moved.step_us("resume", "guest")?);
     }
     for _ in 0..runs {

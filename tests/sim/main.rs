@@ -11,6 +11,7 @@ mod link;
 mod moves;
 mod nic;
 mod opens;
+mod quiet;
 mod random;
 mod repeats;
 mod service;

@@ -25,6 +25,9 @@ const READY_WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::
 /// than elections take.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
+/// Quiet connections that are worth a round of their own.
+const QUIET_ROUND: u32 = 64;
+
 impl Move {
     /// Gives an order and listens to the destination meanwhile: it has nothing to say now, except that it
     /// gives up. The guest's answer is waited for all the same, because it takes one order at a time.
@@ -73,7 +76,25 @@ impl Move {
         }
     }
 
+    /// Tells quiet peers while the service runs for the others. What that changes in their connections follows at
+    /// once where it is much, so that it need not go over while nobody is served.
+    async fn close_quiet(&mut self) -> Result<(), Event> {
+        let begun = Instant::now();
+        let answer = self.watched(Order::CloseQuiet, ORDER_LIMIT).await?;
+        let Answer::Closed { connections } = answer else {
+            return Err(failed("the guest answered with something else than closed windows"));
+        };
+        self.step("close quiet", begun);
+        if connections >= QUIET_ROUND {
+            let begun = Instant::now();
+            self.send_round(false).await?;
+            self.step("send quiet", begun);
+        }
+        Ok(())
+    }
+
     pub(super) async fn drain(&mut self) -> Result<Event, Event> {
+        self.close_quiet().await?;
         let begun = Instant::now();
         let timeout_us = DRAIN_LIMIT.as_micros() as u32;
         let answer = self.watched(Order::Drain { timeout_us }, DRAIN_LIMIT + ORDER_LIMIT).await?;

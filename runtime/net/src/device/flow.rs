@@ -222,12 +222,20 @@ impl Flow {
             && !segment.rst()
             && segment.segment_len() == 0
             && segment.ack_number() == self.una
-            && segment.window_len() == self.peer_window;
+            && segment.window_len() == self.peer_window
+            && !self.asks(segment);
         let answers = bare && self.probes.0 > 0;
         if answers {
             self.probes.0 -= 1;
         }
         answers
+    }
+
+    /// Whether a segment without data is itself a question: a probe of a closed window or a keep-alive, whose
+    /// SEQ is acknowledged already (RFC 9293 §3.8.4, §3.8.6.1). It waits for an answer and is none.
+    #[must_use]
+    pub fn asks<T: AsRef<[u8]> + ?Sized>(&self, segment: &TcpPacket<&T>) -> bool {
+        segment.seq_number() < self.rcv_nxt
     }
 
     /// Whether all we sent is acknowledged.

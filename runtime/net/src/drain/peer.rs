@@ -109,7 +109,7 @@ impl Peer {
         self.phase
     }
 
-    /// Whether it has only to be told.
+    /// Whether it has only to be told, or has said nothing since it was.
     pub fn quiet(&self) -> bool {
         self.quiet
     }
@@ -146,11 +146,11 @@ impl Peer {
     /// barrier should go out at once.
     pub fn heard(&mut self, answer: Answer, acknowledged: bool) -> bool {
         match self.phase {
-            Phase::Waiting => {
+            Phase::Waiting | Phase::Told => {
                 self.quiet = false;
                 return false;
             }
-            Phase::Told | Phase::Settled | Phase::Gone => return false,
+            Phase::Settled | Phase::Gone => return false,
             Phase::Owing => {
                 if acknowledged {
                     self.phase = Phase::Settled;

@@ -224,6 +224,7 @@ impl Stack {
         }
         let repeated = repeated(connection, segment);
         let answers_probe = connection.flow.answers_probe(segment);
+        let asks = connection.flow.asks(segment);
         let news = connection.flow.received(segment, self.now);
         if !answers_probe {
             let closed = connection.flow.closed;
@@ -257,8 +258,12 @@ impl Stack {
             self.state_changed(id, was, is);
         }
         if matches!(self.mode, Mode::Draining(_)) {
-            self.drain_heard(id, answer(segment, una, news));
+            self.drain_heard(id, answer(segment, una, news || asks));
         } else {
+            // Told before a drain, it has read another window since, or speaks.
+            if let Some(connection) = self.established.get_mut(id) {
+                connection.drain = None;
+            }
             self.mark_ready(id);
         }
     }
@@ -343,9 +348,9 @@ fn repeated(
     (old && flow.sack_permitted && !flow.has_out_of_order()).then_some((start, end))
 }
 
-/// What a segment says about a barrier. `una`: SND.UNA before it; `news`: it acknowledges more than that, which
-/// the answer of a peer that delays its ACKs does too.
-fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber, news: bool) -> Answer {
+/// What a segment says about a barrier. `una`: SND.UNA before it; `other`: it says something else too. It
+/// acknowledges more than that, which the answer of a peer that delays its ACKs does, or it asks.
+fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber, other: bool) -> Answer {
     if !segment.ack() || segment.segment_len() != 0 || segment.rst() {
         return Answer::None;
     }
@@ -355,7 +360,7 @@ fn answer(segment: &TcpPacket<&[u8]>, una: TcpSeqNumber, news: bool) -> Answer {
         {
             Answer::DuplicateSack(TcpSeqNumber(left as i32))
         }
-        _ if news || segment.ack_number() != una => Answer::None,
+        _ if other || segment.ack_number() != una => Answer::None,
         Ok([Some(_), ..]) => Answer::Hole,
         _ => Answer::Bare,
     }

@@ -299,7 +299,8 @@ impl Stack {
         self.to_announce.clear();
         for id in ids {
             let Some(connection) = self.established.get_mut(id) else { continue };
-            let told = connection.drain.take().is_some_and(|peer| peer.phase() == Phase::Told);
+            let quiet_one = |peer: Peer| peer.phase() == Phase::Told && peer.quiet();
+            let told = connection.drain.take().is_some_and(quiet_one);
             if connection.synchronised() {
                 connections += 1;
                 // Nobody there waits for it: the service runs first.
