@@ -66,22 +66,22 @@ fn main() -> ExitCode {
             }
             outcome
         }));
-        let violations = match done {
+        let (violations, trace) = match done {
             Ok(outcome) => {
                 print_row(number, seed, &outcome, started);
-                outcome.violations
+                (outcome.violations, outcome.trace)
             }
             Err(_) => {
                 let faults: Vec<String> = plan.faults.iter().map(ToString::to_string).collect();
                 println!("{number:>4} {seed:>8}  broke off: {}", faults.join(", "));
-                vec!["the run broke off".into()]
+                (vec!["the run broke off".into()], Vec::new())
             }
         };
         if !violations.is_empty() {
             violations.iter().for_each(|violation| println!("{:14} ! {violation}", ""));
             failed.push(seed);
             if let Some(rig) = &rig {
-                keep_logs(rig, seed);
+                keep(rig, seed, &trace);
             }
             // The next run begins in a lab that is whole.
             let old = rig.take();
@@ -142,8 +142,8 @@ fn replace_lost(rig: &Rig) {
     }
 }
 
-/// Keeps what the daemons said beside the logs of the tests.
-fn keep_logs(rig: &Rig, seed: u64) {
+/// Keeps what the daemons said, and what passed the switch, beside the logs of the tests.
+fn keep(rig: &Rig, seed: u64, trace: &[u8]) {
     let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("../ferry/tests/faults-{seed}"));
     let kept = std::fs::create_dir_all(&to).and_then(|()| {
         for entry in std::fs::read_dir(rig.world.dir())? {
@@ -154,7 +154,7 @@ fn keep_logs(rig: &Rig, seed: u64) {
                 std::fs::copy(&path, to.join(name))?;
             }
         }
-        Ok(())
+        std::fs::write(to.join("switch.pcap"), trace)
     });
     match kept {
         Ok(()) => println!("{:14}   logs: {}", "", to.display()),

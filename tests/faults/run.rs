@@ -46,6 +46,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Who spoke when, for the service that moved.
     pub turns: Vec<(String, Turn)>,
+    /// What passed the switch, as a pcap file.
+    pub trace: Vec<u8>,
 }
 
 /// Does a run.
@@ -68,10 +70,8 @@ pub fn run(rig: &Rig, plan: &Plan) -> Outcome {
     };
     let known_moves = rig.moves().map_or(0, |all| all.len());
 
-    let capture = Capture::switch(
-        &rig.world,
-        &format!("arp or src host {} or src host {}", service.ip, other.ip),
-    );
+    let capture =
+        Capture::switch(&rig.world, &format!("arp or host {} or host {}", service.ip, other.ip));
     let mut clients: BTreeMap<&str, Vec<Client>> = BTreeMap::new();
     for service in &SERVICES {
         clients.insert(service.name, load(rig, service));
@@ -150,6 +150,7 @@ pub fn run(rig: &Rig, plan: &Plan) -> Outcome {
         cost,
         violations: verdict::violations(&observed),
         turns,
+        trace: file,
     }
 }
 

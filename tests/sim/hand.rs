@@ -51,6 +51,8 @@ pub struct Peer {
     /// Octets of the service that repeated what it had: barriers, probes.
     pub repeats: u32,
     pub resets: u32,
+    /// ARP packets heard.
+    pub arps: u32,
     first: TcpSeqNumber,
     pub got: Vec<u8>,
     open: bool,
@@ -71,6 +73,7 @@ impl Peer {
             open_windows: 0,
             repeats: 0,
             resets: 0,
+            arps: 0,
             first: isn + 1,
             got: Vec::new(),
             open: false,
@@ -158,6 +161,7 @@ impl Peer {
     pub fn take(&mut self, frame: &[u8]) {
         let ethernet = EthernetFrame::new_checked(frame).expect("a frame");
         if ethernet.ethertype() != EthernetProtocol::Ipv4 {
+            self.arps += 1;
             return;
         }
         let ip = Ipv4Packet::new_checked(ethernet.payload()).expect("IPv4");

@@ -13,13 +13,19 @@ use crate::api::{ApiError, Holding, Knock};
 use crate::holder::Holder;
 
 /// Gratuitous ARPs after the first, and the time before each: a port that has just come up may not
-/// forward yet.
-const REPEATS: [Duration; 5] = [
+/// forward yet, and a cable may be unplugged. Together two minutes.
+const REPEATS: [Duration; 11] = [
     Duration::from_millis(50),
     Duration::from_millis(150),
     Duration::from_millis(500),
     Duration::from_secs(1),
     Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+    Duration::from_secs(32),
+    Duration::from_secs(32),
+    Duration::from_secs(32),
 ];
 /// Bytes before each frame of a tap (`struct virtio_net_hdr`).
 const TAP_HEADER: usize = 10;

@@ -6,8 +6,9 @@
 //!   they leave to be sent goes out with the next poll, so in a drain they send nothing.
 //! * Before a move (`quiet`): [`Stack::close_quiet`], while the service runs.
 //! * The move (`moving`): [`Stack::drain_begin`], [`Stack::drain_poll`], then [`Stack::thaw`] on the
-//!   same host or [`Stack::resume`] on another.
+//!   same host or [`Stack::resume`] on another; the network is told (`announce`).
 
+mod announce;
 mod egress;
 mod errors;
 mod ingress;
@@ -203,7 +204,7 @@ impl Stack {
             Mode::Draining(run) => earliest(run.poll_at(self.now), link),
             _ if self.has_more() => Some(self.now),
             _ => {
-                let announced = self.announced.map(|(at, _)| at);
+                let announced = self.announced_at();
                 let quiet = self.quiet.as_ref().map(|quiet| quiet.until());
                 earliest(earliest(self.timers.next(), announced), earliest(quiet, link))
             }

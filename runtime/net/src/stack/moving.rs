@@ -1,10 +1,10 @@
 //! Drain, thaw and resume.
 
 use smoltcp::socket::tcp::State;
-use smoltcp::time::{Duration, Instant};
+use smoltcp::time::Instant;
 
 use super::{Mode, Stack, quiet};
-use crate::device::{fin, probe};
+use crate::device::probe;
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
 use crate::link::Nic;
 use crate::table::connection::Connection;
@@ -12,15 +12,6 @@ use crate::table::established::ConnId;
 
 /// Held frames taken before the announcement, at most: more than any ring holds.
 const MAX_HELD_FRAMES: u32 = 16 * 1024;
-/// Connections announced in one turn.
-const TURN_ANNOUNCED: usize = 64;
-/// Gratuitous ARPs after the first, and the time before each.
-const REPEATS: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(150),
-    Duration::from_millis(500),
-    Duration::from_millis(1000),
-];
 
 /// What a resume or thaw did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,99 +309,5 @@ impl Stack {
         self.to_announce.extend(quiet);
         nic.flush();
         Resumed { connections, held_frames }
-    }
-
-    /// What is left of an announcement, a part of it in a turn; `true` if the ring is full.
-    pub(super) fn announce(&mut self, nic: &mut impl Nic) -> bool {
-        self.announce_up_to(TURN_ANNOUNCED, nic)
-    }
-
-    fn announce_up_to(&mut self, most: usize, nic: &mut impl Nic) -> bool {
-        if let Some((at, sent)) = self.announced
-            && at <= self.now
-        {
-            if !self.link.announce(nic) {
-                return true;
-            }
-            let next = REPEATS.get(usize::from(sent));
-            self.announced = next.map(|&interval| (self.now + interval, sent + 1));
-            if sent == 1 {
-                self.announce_again();
-            }
-        }
-        self.announce_connections(most, nic)
-    }
-
-    /// A window update that was lost leaves a peer to its persist timer, so those not heard since get
-    /// it once more.
-    fn announce_again(&mut self) {
-        let silent = |id: &ConnId| {
-            self.established.get(*id).is_some_and(|connection| {
-                connection.synchronised() && connection.flow.heard < self.resumed_at
-            })
-        };
-        let ids: alloc::vec::Vec<_> = self.established.ids().filter(silent).collect();
-        for id in ids {
-            if let Some(connection) = self.established.get_mut(id) {
-                connection.flow.closed = true;
-            }
-            self.to_announce.push_back(id);
-        }
-    }
-
-    fn announce_connections(&mut self, most: usize, nic: &mut impl Nic) -> bool {
-        for _ in 0..most {
-            let Some(&id) = self.to_announce.front() else { break };
-            if !self.announce_one(id, nic) {
-                return true;
-            }
-            self.to_announce.pop_front();
-        }
-        false
-    }
-
-    /// The window update, and where something of ours is unacknowledged an octet that makes the peer
-    /// say how far it has come; `false` if the ring is full. Data that leaves anyway says the window too.
-    fn announce_one(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
-        let now = self.now;
-        let reads_zero = |connection: &&mut Connection| connection.flow.closed;
-        let Some(connection) = self.established.get_mut(id).filter(reads_zero) else { return true };
-        if connection.flow.all_acknowledged() && connection.socket().send_queue() > 0 {
-            if !nic.transmit_ready() {
-                return false;
-            }
-            self.send_one(id, nic);
-        }
-        let Some(connection) = self.established.get_mut(id).filter(reads_zero) else { return true };
-        // With data that does not leave, the peer has no room: it may have made some meanwhile.
-        let settled = connection.flow.all_acknowledged() && connection.socket().send_queue() == 0;
-        if !self.acknowledge_now(id, nic) {
-            return false;
-        }
-        if settled {
-            return true;
-        }
-        if let Some(connection) = self.established.get_mut(id) {
-            connection.flow.probed(now);
-        }
-        self.elicit(id, nic)
-    }
-
-    /// Makes a peer say how far it has come: by an octet it has, or by our FIN once more if nothing
-    /// else is outstanding; `false` if the ring is full.
-    pub(super) fn elicit(&mut self, id: ConnId, nic: &mut impl Nic) -> bool {
-        if !nic.transmit_ready() {
-            return false;
-        }
-        let Some(connection) = self.established.get(id) else { return true };
-        let (flow, local) = (&connection.flow, self.link.ip());
-        let dst = flow.tuple.remote_addr();
-        if connection.only_fin_outstanding() {
-            self.send_raw(nic, dst, &fin(&connection.flow, local));
-        } else {
-            let (packet, _) = probe(flow, local, flow.last_window);
-            self.send_raw(nic, dst, &packet);
-        }
-        true
     }
 }
