@@ -3,7 +3,10 @@
 //!
 //! Nobody may answer for the service while it is nowhere. On the source its address is locked just before the freeze,
 //! with one rule, as CRIU does for a container that has a network of its own. The destination has the address from
-//! before the move, and is silent about it; it answers and announces it when the process is about to run.
+//! before the move, locked too, and is silent about it; it announces it before the restore, and unlocks it when the
+//! process is about to run. By then peers must know the new host: CRIU's sockets ask once for the peer's window, and
+//! an answer that goes to the old host leaves them waiting for seconds. A question that gets out earlier does the same,
+//! as peers answer such questions at most twice a second.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,7 +31,7 @@ const RESUMED: &str = "resumed";
 /// Starts a program with its arguments, as the leader of a session: CRIU restores no half of one. Ten thousand
 /// connections are as many files.
 const START: &str = "ulimit -n $(ulimit -Hn) && exec setsid \"$0\" \"$@\"";
-/// Of nftables, on the host where the service is dumped.
+/// Of nftables, on hosts where the service does not run.
 const TABLE: &str = "ip service-away";
 
 /// A process that CRIU moves.
@@ -167,7 +170,8 @@ impl Mover for Process<'_> {
         let to = NODES[1 - self.at];
         let address = format!(
             "nft delete table {TABLE} 2>/dev/null; echo 8 >/proc/sys/net/ipv4/conf/br0/arp_ignore && \
-             ip address add {IP}/32 dev br0"
+             {} && ip address add {IP}/32 dev br0",
+            lock()
         );
         self.world.exec(to, &["sh", "-c", &address]);
         Ok(())
@@ -216,16 +220,26 @@ impl Drop for Process<'_> {
     }
 }
 
+/// A command that lets nothing to the address in and nothing from it out.
+fn lock() -> String {
+    format!(
+        "nft 'add table {TABLE}; \
+         add chain {TABLE} in {{ type filter hook input priority 0; }}; \
+         add chain {TABLE} out {{ type filter hook output priority 0; }}; \
+         add rule {TABLE} in ip daddr {IP} drop; add rule {TABLE} out ip saddr {IP} drop'"
+    )
+}
+
 /// CRIU says which of its stages it is at.
 fn actions(busybox: &str, resumed: &Path) -> String {
-    let resumed = resumed.display();
+    let (lock, resumed) = (lock(), resumed.display());
+    let ignore = "/proc/sys/net/ipv4/conf/br0/arp_ignore";
     format!(
-        "#!/bin/sh\ncase $CRTOOLS_SCRIPT_ACTION in\npre-dump)\n  exec nft '\n    add table {TABLE}\n    \
-         add chain {TABLE} in {{ type filter hook input priority 0; }}\n    \
-         add chain {TABLE} out {{ type filter hook output priority 0; }}\n    \
-         add rule {TABLE} in ip daddr {IP} drop\n    add rule {TABLE} out ip saddr {IP} drop\n  ' ;;\n\
-         post-restore)\n  echo 0 >/proc/sys/net/ipv4/conf/br0/arp_ignore\n  \
+        "#!/bin/sh\ncase $CRTOOLS_SCRIPT_ACTION in\n\
+         pre-dump)\n  echo 8 >{ignore}\n  exec {lock} ;;\n\
+         pre-restore)\n  echo 0 >{ignore}\n  \
          {busybox} arping -q -A -c 1 -I br0 {IP} >/dev/null 2>&1 & ;;\n\
+         post-restore)\n  exec nft delete table {TABLE} ;;\n\
          post-resume)\n  touch {resumed} ;;\nesac\n"
     )
 }
