@@ -72,7 +72,8 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/v1/transfer", get(transfer))
         .route("/v1/transfer/{id}/mirror", get(mirror_of))
         .merge(super::seeing::routes())
-        .layer(axum::middleware::from_fn(crate::trace::serve))
+        .layer(axum::middleware::from_fn(crate::api::request::to_the_end))
+        .layer(axum::middleware::from_fn(trace::serve))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(host)
 }
@@ -110,21 +111,17 @@ async fn show(State(host): Shared, Path(name): Path<String>) -> Result<Json<Inst
 }
 
 async fn start(State(host): Shared, Json(request): Json<StartRequest>) -> Result<Json<Instance>> {
-    // One that is left half started by a manager that was lost would be nobody's.
-    let started = async move {
-        let instance = match request.snapshot {
-            Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
-            None => {
-                let StartRequest { spec, epoch, .. } = &request;
-                host.epochs.admit(&spec.name, &spec.id, 0, *epoch)?;
-                let reservation = host.reserve(spec)?;
-                let kernel = host.ensure_image(spec).await?;
-                host.start(reservation, spec, kernel, false, *epoch, None).await?
-            }
-        };
-        Ok(instance.view())
+    let instance = match request.snapshot {
+        Some(digest) => checkpoint::prepare(&host, &request, digest).await?,
+        None => {
+            let StartRequest { spec, epoch, .. } = &request;
+            host.epochs.admit(&spec.name, &spec.id, 0, *epoch)?;
+            let reservation = host.reserve(spec)?;
+            let kernel = host.ensure_image(spec).await?;
+            host.start(reservation, spec, kernel, false, *epoch, None).await?
+        }
     };
-    to_the_end(started).await.map(Json)
+    Ok(Json(instance.view()))
 }
 
 async fn stop(State(host): Shared, Path(name): Path<String>) -> Result<Json<()>> {
@@ -285,8 +282,7 @@ async fn make_checkpoint(
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
     let instance = host.instance(&name)?;
-    let made = async move { checkpoint::checkpoint(&host, &instance, &request).await };
-    Ok(Json(to_the_end(made).await?))
+    Ok(Json(checkpoint::checkpoint(&host, &instance, &request).await?))
 }
 
 /// The manager did not keep the snapshot: the service goes on here, if the store has not given it away.
@@ -326,14 +322,10 @@ async fn resume(
     if instance.state() != InstanceState::Running || instance.epoch() != epoch {
         host.epochs.admit(&name, &instance.spec.id, instance.epoch(), epoch)?;
     }
-    // Not to be broken off: a guest that goes on while nobody notes it would be taken for a standby.
-    let resumed = async move {
-        // The manager has ended whoever answered for it; here it is made sure of.
-        let id = instance.spec.id.clone();
-        host.holders.release(&ReleaseRequest { id, below: epoch }).await;
-        destination::resume_filled(&host, &instance, epoch).await
-    };
-    to_the_end(resumed).await.map(Json)
+    // The manager has ended whoever answered for it; here it is made sure of.
+    let id = instance.spec.id.clone();
+    host.holders.release(&ReleaseRequest { id, below: epoch }).await;
+    destination::resume_filled(&host, &instance, epoch).await.map(Json)
 }
 
 async fn resolve(
@@ -357,14 +349,10 @@ async fn hold(State(host): Shared, Json(request): Json<HoldRequest>) -> Result<J
         return Err(ApiError::conflict(format!("`{}` runs here: it answers itself", spec.name)));
     }
     host.must_be_leased()?;
-    // Not to be broken off, here and below: a port that nobody knows of would be left.
-    let held = async move {
-        let (knocks, knocked) = mpsc::channel(1);
-        let view = host.holders.begin(host.network(), &request, knocks).await?;
-        tokio::spawn(pass_on(Arc::clone(&host), knocked));
-        Ok(view)
-    };
-    to_the_end(held).await.map(Json)
+    let (knocks, knocked) = mpsc::channel(1);
+    let view = host.holders.begin(host.network(), &request, knocks).await?;
+    tokio::spawn(pass_on(Arc::clone(&host), knocked));
+    Ok(Json(view))
 }
 
 /// Tells the manager of clients that ask for a service, until its holder ends.
@@ -380,8 +368,8 @@ async fn pass_on(host: Arc<Host>, mut knocked: mpsc::Receiver<(String, Knock)>) 
 }
 
 /// When this is answered, nobody answers for the service under a lower ownership number here.
-async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Result<Json<bool>> {
-    to_the_end(async move { Ok(host.holders.release(&request).await) }).await.map(Json)
+async fn release(State(host): Shared, Json(request): Json<ReleaseRequest>) -> Json<bool> {
+    Json(host.holders.release(&request).await)
 }
 
 async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {
@@ -391,13 +379,6 @@ async fn snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Vec
 async fn forget_snapshot(State(host): Shared, Path(digest): Path<String>) -> Result<Json<()>> {
     host.snapshots.remove(&parse(&digest)?)?;
     Ok(Json(()))
-}
-
-/// Work that goes on when whoever asked for it has gone away.
-pub(crate) async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    tokio::spawn(work).await.map_err(ApiError::failed)?
 }
 
 /// A digest in a path.

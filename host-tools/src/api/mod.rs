@@ -7,12 +7,13 @@
 //! 5. [`sleep`]: bodies that concern suspended services.
 //! 6. [`watch`]: bodies about seeing what happens.
 //! 7. [`error`]: the one form in which a request fails, with its HTTP status and exit code.
-//! 8. [`mod@client`] asks.
+//! 8. [`mod@client`] asks, [`request`] serves what was asked.
 
 pub mod check;
 pub mod client;
 pub mod error;
 pub mod relocation;
+pub mod request;
 pub mod sleep;
 pub mod spec;
 pub mod types;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::logs;
 use super::state::Manager;
 use crate::agent::checkpoint::MAX_SNAPSHOT;
-use crate::agent::http::{event_stream, parse, to_the_end};
+use crate::agent::http::{event_stream, parse};
 use crate::api::check::{CheckRequest, Finding};
 use crate::api::{
     ApiError, CancelRequest, Checkpoint, CheckpointRequest, CommitAnswer, CommitRequest,
@@ -60,6 +60,7 @@ pub fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/images/{name}", put(push).delete(remove))
         .route("/v1/images/{name}/file", get(image_file))
         .merge(super::web::routes())
+        .layer(axum::middleware::from_fn(crate::api::request::to_the_end))
         .layer(axum::middleware::from_fn(crate::trace::serve))
         .layer(DefaultBodyLimit::max(MAX_SNAPSHOT))
         .with_state(manager)
@@ -182,7 +183,7 @@ async fn checkpoint(
     Path(name): Path<String>,
     Json(request): Json<CheckpointRequest>,
 ) -> Result<Json<Checkpoint>> {
-    Ok(Json(to_the_end(async move { manager.checkpoint(&name, request).await }).await?))
+    Ok(Json(manager.checkpoint(&name, request).await?))
 }
 
 async fn suspend(
@@ -190,7 +191,7 @@ async fn suspend(
     Path(name): Path<String>,
     Json(request): Json<SuspendRequest>,
 ) -> Result<Json<Suspended>> {
-    Ok(Json(to_the_end(async move { manager.suspend(&name, request).await }).await?))
+    Ok(Json(manager.suspend(&name, request).await?))
 }
 
 async fn resume(
@@ -198,7 +199,7 @@ async fn resume(
     Path(name): Path<String>,
     Json(request): Json<WakeRequest>,
 ) -> Result<Json<(Service, Resumed)>> {
-    Ok(Json(to_the_end(async move { manager.wake_up(&name, request).await }).await?))
+    Ok(Json(manager.wake_up(&name, request).await?))
 }
 
 async fn wake(
@@ -221,8 +222,7 @@ async fn restore(
     Query(query): Query<RestoreQuery>,
     body: Bytes,
 ) -> Result<Json<(Service, Resumed)>> {
-    let restored = async move { manager.restore(&body, &query.on, query.name).await };
-    Ok(Json(to_the_end(restored).await?))
+    Ok(Json(manager.restore(&body, &query.on, query.name).await?))
 }
 
 async fn snapshot(State(manager): Shared, Path(digest): Path<String>) -> Result<Vec<u8>> {

@@ -285,8 +285,9 @@ impl Instance {
 pub fn state_of(state: State) -> InstanceState {
     match state {
         State::Standby => InstanceState::Standby,
-        State::Running | State::Draining => InstanceState::Running,
-        State::Frozen => InstanceState::Frozen,
+        State::Running => InstanceState::Running,
+        // Nobody is served, and nobody will be until it is told to go on.
+        State::Draining | State::Frozen => InstanceState::Frozen,
     }
 }
 
