@@ -9,7 +9,7 @@ use ferry_tests::harness::{Client, Service, World};
 use crate::Bench;
 use crate::figure::{Goal, Peer, Sample};
 use crate::kit::{BARE_IP, HOST, IP, Phases, await_connections, idle_clients, number};
-use crate::peers::machine::{Boot, Machine};
+use crate::peers::machine::{Boot, Chipset, Machine};
 use crate::peers::{Assets, LinuxGuest, Program, linux};
 use crate::process::{cpu_percent, populated, resident};
 
@@ -74,6 +74,7 @@ fn boot(bench: &mut Bench, assets: Option<&Assets>) -> Result<(), String> {
     let (runs, peer_runs) = bench.by_scale((7, 3), (30, 10));
     let world = bench.world("boot");
     let image = Boot {
+        chipset: Chipset::Q35,
         memory_mib: MEMORY_MIB as u32,
         kernel: world.image("transfer"),
         initramfs: None,
@@ -82,6 +83,8 @@ fn boot(bench: &mut Bench, assets: Option<&Assets>) -> Result<(), String> {
         nic: "",
     };
     let took = first_answers(&world, &image, runs)?;
+    let small = Boot { chipset: Chipset::Microvm, ..image.clone() };
+    let took_small = first_answers(&world, &small, runs)?;
     let size = bytes_of(&image.kernel)?;
     let (mut peer_took, mut peer_size) = (None, None);
     if let Some(assets) = assets {
@@ -93,7 +96,10 @@ fn boot(bench: &mut Bench, assets: Option<&Assets>) -> Result<(), String> {
     }
     let figure =
         bench.add(SECTION, "boot to the first answer over HTTP", "ms", took).goal(BOOT_GOAL);
-    figure.note("the service transfer, from the start of QEMU").peer = peer(peer_took);
+    figure.note("the service transfer, from the start of QEMU").peer = peer(peer_took.clone());
+    let figure = bench.add(SECTION, "the same on a microvm", "ms", took_small).goal(BOOT_GOAL);
+    figure.note("--machine microvm; the Linux guest, whose kernel needs PCI, as before").peer =
+        peer(peer_took);
     let figure = bench.add(SECTION, "image", "bytes", Sample(vec![size]));
     figure
         .note("transfer: all that boots; the peer: kernel and initramfs with the same service")

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferry_tests::harness::World;
 
-use super::machine::{Boot, Machine};
+use super::machine::{Boot, Chipset, Machine};
 
 /// Its address; the image has it inside, as `sh tests/bench.sh` builds it.
 pub const IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 60);
@@ -29,7 +29,15 @@ pub fn start(world: &World, scratch: &Path, node: &str) -> Result<Machine, Strin
         format!("{}: {error}; `sh tests/bench.sh` builds it before it measures", image.display())
     })?;
     let append = String::new();
-    let boot = Boot { memory_mib: MEMORY_MIB, kernel, initramfs: None, append, ip: IP, nic: NIC };
+    let boot = Boot {
+        chipset: Chipset::Q35,
+        memory_mib: MEMORY_MIB,
+        kernel,
+        initramfs: None,
+        append,
+        ip: IP,
+        nic: NIC,
+    };
     let mut machine = Machine::start(world, node, &boot, false)?;
     machine.says(&["stock hermit: listening"], BOOT_LIMIT)?;
     Ok(machine)

@@ -10,7 +10,7 @@ use ferry_tests::harness::World;
 
 use super::Assets;
 use super::cpio::{Entry, archive};
-use super::machine::{Boot, Machine};
+use super::machine::{Boot, Chipset, Machine};
 
 /// RAM of the guest.
 const MEMORY_MIB: u32 = 128;
@@ -115,6 +115,7 @@ pub fn boot(
     std::fs::write(&initramfs, archive(&entries))
         .map_err(|e| format!("{}: {e}", initramfs.display()))?;
     Ok(Boot {
+        chipset: Chipset::Q35,
         memory_mib: MEMORY_MIB,
         kernel: assets.kernel.clone(),
         initramfs: Some(initramfs),

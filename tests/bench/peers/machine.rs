@@ -15,9 +15,19 @@ use super::qmp::Qmp;
 /// How many lines of a console are shown when something fails.
 const SHOWN: usize = 60;
 
+/// What it boots on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Chipset {
+    #[default]
+    Q35,
+    /// For guests with drivers for virtio over MMIO.
+    Microvm,
+}
+
 /// What boots.
 #[derive(Clone, Debug)]
 pub struct Boot {
+    pub chipset: Chipset,
     pub memory_mib: u32,
     pub kernel: PathBuf,
     pub initramfs: Option<PathBuf>,
@@ -138,8 +148,13 @@ impl Drop for Machine {
 }
 
 fn arguments(boot: &Boot, tap: &str, mac: &str, qmp: &Path, arrival: bool) -> Vec<String> {
+    // As host-tools starts them.
+    let (chipset, card) = match boot.chipset {
+        Chipset::Q35 => ("q35,sata=off", "virtio-net-pci,disable-legacy=on,romfile="),
+        Chipset::Microvm => ("microvm,ioapic2=off", "virtio-net-device"),
+    };
     let mut all: Vec<String> =
-        ["qemu-system-x86_64", "-machine", "q35,sata=off", "-accel", accel(), "-cpu", "max"]
+        ["qemu-system-x86_64", "-machine", chipset, "-accel", accel(), "-cpu", "max"]
             .into_iter()
             .chain([
                 "-smp",
@@ -163,10 +178,7 @@ fn arguments(boot: &Boot, tap: &str, mac: &str, qmp: &Path, arrival: bool) -> Ve
     }
     option("-append", boot.append.clone());
     option("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
-    option(
-        "-device",
-        format!("virtio-net-pci,disable-legacy=on,romfile=,netdev=net0,mac={mac}{}", boot.nic),
-    );
+    option("-device", format!("{card},netdev=net0,mac={mac}{}", boot.nic));
     option("-qmp", format!("unix:{},server=on,wait=off", qmp.display()));
     if arrival {
         option("-incoming", "defer".into());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Assets;
 use super::linux::{LinuxGuest, Program};
-use super::machine::{Boot, Machine};
+use super::machine::{Boot, Chipset, Machine};
 use crate::mover::{IP, Moved, Mover, NODES};
 
 /// Where QEMU at each of [`NODES`] listens for a guest: the address of the host in the lab.
@@ -59,6 +59,7 @@ impl<'w> Migrated<'w> {
     /// An image of Ferry.
     pub fn image(world: &'w World, image: &Path, tuning: Tuning) -> Result<Self, String> {
         let boot = Boot {
+            chipset: Chipset::Q35,
             memory_mib: 64,
             kernel: image.to_owned(),
             initramfs: None,
