@@ -6,6 +6,7 @@
 //! begins anew, as a new process in its place.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -21,8 +22,8 @@ use crate::store::etcd::{EtcdConfig, Term};
 use crate::store::{EtcdStore, StoreError};
 use crate::wire;
 
-/// Opens the store of several managers and waits until this one leads. `waits` is called once it answers, if
-/// another leads by then.
+/// Opens the store of several managers and waits until this one leads. `waits` is called once, when another leads and
+/// this one answers with its name.
 ///
 /// # Errors
 /// The configuration makes no sense, or the keys here are not those of the cluster.
@@ -68,11 +69,18 @@ pub(super) async fn lead(
         let listener = wire::listen(&address).await.map_err(ApiError::failed)?;
         servers.push(gate.serve(listener, waiting(Arc::clone(&store))));
     }
-    if let Ok(Some(leader)) = store.leader().await {
-        tracing::info!("the manager at {leader} leads; this one waits");
-        waits();
-    }
-    let term = store.campaign(&listen.to_string(), &config.state_dir.join("etcd-lease")).await;
+    let (own, lease) = (listen.to_string(), config.state_dir.join("etcd-lease"));
+    let term = {
+        let mut elected = pin!(store.campaign(&own, &lease));
+        tokio::select! {
+            term = &mut elected => term,
+            leader = store.other_leader(&own) => {
+                tracing::info!("the manager at {leader} leads; this one waits");
+                waits();
+                elected.await
+            }
+        }
+    };
     for server in servers {
         server.abort();
         // Its address is free again once it has ended.

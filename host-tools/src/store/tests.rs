@@ -295,6 +295,30 @@ mod etcd {
     }
 
     #[tokio::test]
+    async fn whoever_waits_learns_who_leads_however_late_that_is_known() {
+        use rustix::process::{Pid, Signal, kill_process};
+        let etcd = Server::start().await;
+        let (waiting, own) = (etcd.open("p").await, etcd.open("p").await);
+        let process = Pid::from_child(&etcd.process);
+        kill_process(process, Signal::STOP).unwrap();
+        let mut learnt = tokio::spawn(async move { waiting.other_leader("there").await });
+        let mut known_within = async |time: std::time::Duration| {
+            tokio::time::timeout(time, &mut learnt).await.ok().map(Result::unwrap)
+        };
+        // First etcd is silent, then nobody leads, then it is the asker's former self.
+        let moment = std::time::Duration::from_millis(300);
+        assert_eq!(known_within(moment).await, None);
+        kill_process(process, Signal::CONT).unwrap();
+        assert_eq!(known_within(moment).await, None);
+        let term = own.campaign("there", &etcd.lease("own")).await;
+        assert_eq!(known_within(moment).await, None);
+        term.resign().await;
+        let _leading = etcd.leading("p").await;
+        let limit = std::time::Duration::from_secs(30);
+        assert_eq!(known_within(limit).await.as_deref(), Some("here"));
+    }
+
+    #[tokio::test]
     async fn a_term_ends_with_its_lease() {
         let etcd = Server::start().await;
         let (_store, mut term) = etcd.leading("p").await;

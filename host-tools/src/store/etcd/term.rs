@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Compare, CompareOp, Error};
 
-use super::client::Etcd;
+use super::client::{Etcd, pauses};
 use super::{EtcdStore, StoreError, failed};
 use crate::snapshot::file::write_atomically;
 
@@ -76,6 +76,18 @@ impl EtcdStore {
             // "election: no leader"
             Err(Error::GRpcStatus(status)) if status.message().contains("no leader") => Ok(None),
             Err(error) => Err(failed(format!("etcd does not answer: {error}"))),
+        }
+    }
+
+    /// Waits until another than the manager that listens at `own` leads, while etcd is silent or elects too; where that
+    /// one listens.
+    pub async fn other_leader(&self, own: &str) -> String {
+        let mut pause = pauses();
+        loop {
+            match self.leader().await {
+                Ok(Some(leader)) if leader != own => return leader,
+                _ => pause.wait().await,
+            }
         }
     }
 
