@@ -102,7 +102,10 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str], greedy: bo
     });
     let after = connections(&world, IP);
     let end = client.end(Duration::from_secs(120));
-    let (with, without) = (Spread::of(moving.gaps_ms), Spread::of(quiet.gaps_ms));
+    let (with, without) = (
+        Spread::of(std::mem::take(&mut moving.gaps_ms)),
+        Spread::of(std::mem::take(&mut quiet.gaps_ms)),
+    );
     report(&format!(
         "{name}: longest gap in a move: median {:.1} ms, max {:.1} ms; without: median {:.1} ms, max {:.1} ms; \
          repeated in {:.0} s of moves: {}, {} overtaken and {} tail loss probes, in {:.0} s without: {}, {} and {}",
