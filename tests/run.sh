@@ -99,8 +99,8 @@ step() {
       (cd runtime/machine && cargo fmt --check) ;;
     # The programs that run only when named are none of `all`.
     lint-host)
-      clippy --workspace --all-targets
-      clippy -p ferry-tests --test '*' ;;
+      clippy --workspace --all-targets &&
+        clippy -p ferry-tests --test '*' ;;
     # Without the examples of documentation, of which there are none. Most of these tests wait for processes.
     unit) RUST_TEST_THREADS=6 host_test --all-targets ;;
     docs)
