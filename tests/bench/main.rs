@@ -4,6 +4,7 @@
 
 mod cost;
 mod figure;
+mod goals;
 mod kit;
 mod load;
 mod measure;
@@ -49,6 +50,9 @@ struct Cli {
     /// Where the report goes
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
+    /// Measure nothing: draw the goals of this report.json again, beside it
+    #[arg(long, value_name = "FILE")]
+    redraw: Option<PathBuf>,
     /// Where guests, images and traces of a run lie
     #[arg(long, value_name = "DIR", default_value = "target/tmp")]
     scratch: PathBuf,
@@ -82,6 +86,15 @@ const PARTS: &[Part] = &[
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(file) = &cli.redraw {
+        return match report::redraw(file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {}: {error}", file.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let scratch = std::fs::create_dir_all(&cli.scratch).and_then(|()| cli.scratch.canonicalize());
     let scratch = match scratch {
         Ok(scratch) => scratch,

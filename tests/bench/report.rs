@@ -8,11 +8,14 @@ use serde_json::json;
 
 use crate::figure::{Figure, Goal, Sample};
 use crate::moves::one_line;
+use crate::plot::Plot;
 use crate::{Bench, Scale};
 
 /// Writes the report to `dir`.
 pub fn write(dir: &Path, bench: &Bench, failures: &[String]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
+    let goals = crate::goals::plot(&bench.figures).map_err(io::Error::other)?;
+    let plots: Vec<&Plot> = bench.plots.iter().chain(&goals).collect();
     let figures: Vec<_> = bench
         .figures
         .iter()
@@ -34,11 +37,21 @@ pub fn write(dir: &Path, bench: &Bench, failures: &[String]) -> io::Result<()> {
         "not_measured": failures,
         "figures": figures,
     });
-    for plot in &bench.plots {
+    for plot in &plots {
         fs::write(dir.join(&plot.file), &plot.svg)?;
     }
     fs::write(dir.join("report.json"), format!("{report:#}\n"))?;
-    fs::write(dir.join("report.md"), text(bench, failures))
+    fs::write(dir.join("report.md"), text(bench, &plots, failures))
+}
+
+/// Draws the goals of a report that was written before.
+pub fn redraw(file: &Path) -> io::Result<()> {
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(file)?)?;
+    let figures: Vec<Figure> = serde_json::from_value(report["figures"].clone())?;
+    match crate::goals::plot(&figures).map_err(io::Error::other)? {
+        Some(plot) => fs::write(file.with_file_name(plot.file), plot.svg),
+        None => Err(io::Error::other("no figure with a goal")),
+    }
 }
 
 /// Processors, kernel and QEMU of this machine.
@@ -67,7 +80,7 @@ fn machine() -> String {
     )
 }
 
-fn text(bench: &Bench, failures: &[String]) -> String {
+fn text(bench: &Bench, plots: &[&Plot], failures: &[String]) -> String {
     let mut out = format!("# Ferry beside its peers\n\n{}\n", machine());
     let damage = bench.damage;
     let _ = writeln!(
@@ -78,7 +91,7 @@ fn text(bench: &Bench, failures: &[String]) -> String {
     for failure in failures {
         let _ = writeln!(out, "\nNot measured: {}", one_line(failure));
     }
-    for plot in &bench.plots {
+    for plot in plots {
         let _ = writeln!(out, "\n![{}]({})", plot.caption, plot.file);
     }
     let mut section = "";
