@@ -34,9 +34,12 @@ fn rows(figures: &[Figure]) -> Vec<Row> {
             Goal::AtMost(limit) => ratio / limit,
             Goal::AtLeast(limit) => limit / ratio,
         };
-        let peer =
-            figure.peer.as_ref().map_or(String::new(), |peer| format!(", beside {}", peer.name));
-        Some(Row { name: format!("{}{peer}", figure.name), distance })
+        let mut name = figure.name.clone();
+        // Some are named after it already.
+        if let Some(peer) = figure.peer.as_ref().filter(|peer| !name.contains(&peer.name)) {
+            name += &format!(", beside {}", peer.name);
+        }
+        Some(Row { name, distance })
     };
     figures.iter().filter_map(row).collect()
 }
@@ -142,6 +145,7 @@ mod tests {
             figure("gap", 5.0, Some(50.0), Some(Goal::AtMost(0.05))),
             figure("rate", 40.0, Some(10.0), Some(Goal::AtLeast(2.0))),
             figure("alone", 9.0, None, Some(Goal::AtMost(10.0))),
+            figure("beside it", 2.0, Some(1.0), Some(Goal::AtMost(1.0))),
             figure("no goal", 1.0, Some(1.0), None),
             figure("no peer's figure", 1.0, Some(0.0), Some(Goal::AtMost(1.0))),
         ];
@@ -150,11 +154,12 @@ mod tests {
         assert_eq!(found[0], row("gap, beside it", 2.0));
         assert_eq!(found[1], row("rate, beside it", 0.5));
         assert_eq!(found[2], row("alone", 0.9));
-        assert_eq!(found.len(), 3);
+        assert_eq!(found[3], row("beside it", 2.0));
+        assert_eq!(found.len(), 4);
         let plot = plot(&figures).unwrap().unwrap();
-        for said in ["reached: 2", "missed: 1", "gap, beside it"] {
+        for said in ["reached: 2", "missed: 2", "gap, beside it"] {
             assert!(plot.svg.contains(said), "{said}");
         }
-        assert!(super::plot(&figures[3..]).unwrap().is_none());
+        assert!(super::plot(&figures[4..]).unwrap().is_none());
     }
 }
