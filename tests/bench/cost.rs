@@ -97,7 +97,9 @@ fn boot(bench: &mut Bench, assets: Option<&Assets>) -> Result<(), String> {
     let figure =
         bench.add(SECTION, "boot to the first answer over HTTP", "ms", took).goal(BOOT_GOAL);
     figure.note("the service transfer, from the start of QEMU").peer = peer(peer_took.clone());
-    let figure = bench.add(SECTION, "the same on a microvm", "ms", took_small).goal(BOOT_GOAL);
+    let figure = bench
+        .add(SECTION, "boot to the first answer over HTTP, microvm", "ms", took_small)
+        .goal(BOOT_GOAL);
     figure.note("--machine microvm; the Linux guest, whose kernel needs PCI, as before").peer =
         peer(peer_took);
     let figure = bench.add(SECTION, "image", "bytes", Sample(vec![size]));

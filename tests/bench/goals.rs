@@ -4,11 +4,11 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::figure::{Figure, Goal};
-use crate::plot::Plot;
+use crate::plot::{COLOURS, Plot};
 
-/// Told apart with any kind of sight (Okabe and Ito), and by their form.
-const REACHED: RGBColor = RGBColor(0, 114, 178);
-const MISSED: RGBColor = RGBColor(213, 94, 0);
+/// Told apart by their form too.
+const REACHED: RGBColor = COLOURS[0];
+const MISSED: RGBColor = COLOURS[1];
 /// Pixels.
 const WIDTH: u32 = 1040;
 const ROW: u32 = 17;

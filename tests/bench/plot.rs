@@ -27,7 +27,7 @@ pub struct Mark {
 }
 
 /// Told apart with any kind of sight, and in print (Okabe and Ito).
-const COLOURS: [RGBColor; 5] = [
+pub const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(230, 159, 0),

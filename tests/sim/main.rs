@@ -2,6 +2,7 @@
 //! smoltcp clients and hand-written ones, over a link that loses, doubles and reorders.
 
 mod alone;
+mod announcements;
 mod client;
 mod drains;
 mod ends;

@@ -6,6 +6,7 @@ const DELAY: u64 = 5_000;
 const ROUND_TRIP: u64 = 2 * DELAY;
 /// Longer than a peer says nothing that is not quiet.
 const SILENCE: u64 = 150_000;
+
 /// Closes the windows of quiet peers, and lets half a round trip pass.
 fn close_quiet(bench: &mut Bench) -> Option<u32> {
     let now = bench.instant();
@@ -17,6 +18,18 @@ fn close_quiet(bench: &mut Bench) -> Option<u32> {
     });
     assert_eq!(bench.stack.quiet_closed(), None, "said once");
     closed
+}
+
+/// One peer, told before a drain, that then asks after its closed window and hears that it is open.
+fn told_and_asked() -> Bench {
+    let mut bench = Bench::new(&[LINUX], DELAY);
+    bench.run(SILENCE, |_| false);
+    assert_eq!(close_quiet(&mut bench), Some(1));
+    // As Linux probes: an octet it knows to be acknowledged.
+    bench.peers[0].probe();
+    bench.run(ROUND_TRIP, |_| false);
+    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt + 65_535);
+    bench
 }
 
 #[test]
@@ -79,13 +92,7 @@ fn windows_of_quiet_peers_open_again_when_no_drain_follows() {
 
 #[test]
 fn a_peer_that_asks_after_its_closed_window_is_told_the_truth() {
-    let mut bench = Bench::new(&[LINUX], DELAY);
-    bench.run(SILENCE, |_| false);
-    assert_eq!(close_quiet(&mut bench), Some(1));
-    // As Linux probes: an octet it knows to be acknowledged.
-    bench.peers[0].probe();
-    bench.run(ROUND_TRIP, |_| false);
-    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt + 65_535);
+    let mut bench = told_and_asked();
     bench.peers[0].send(10);
     bench.run(ROUND_TRIP, |_| false);
     let drained = bench.drain(1_000_000);
@@ -145,12 +152,11 @@ fn questions_are_answered_however_many_barriers_were_not() {
 fn a_question_in_a_drain_proves_nothing() {
     let manners = Manners { answers: false, ..LINUX };
     let mut bench = Bench::new(&[manners], DELAY);
-    let (begun, mut asked) = (bench.now, 0);
+    let begun = bench.now;
     let deadline = bench.instant() + ferry_net::Duration::from_secs(1);
     bench.stack.drain_begin(bench.instant(), deadline);
-    while asked < 8 {
+    for _ in 0..8 {
         bench.peers[0].probe();
-        asked += 1;
         bench.run(2 * ROUND_TRIP, |_| false);
     }
     assert_eq!(bench.now - begun, 16 * ROUND_TRIP);
@@ -160,12 +166,7 @@ fn a_question_in_a_drain_proves_nothing() {
 
 #[test]
 fn a_peer_that_has_asked_is_told_again_in_the_drain() {
-    let mut bench = Bench::new(&[LINUX], DELAY);
-    bench.run(SILENCE, |_| false);
-    assert_eq!(close_quiet(&mut bench), Some(1));
-    bench.peers[0].probe();
-    bench.run(ROUND_TRIP, |_| false);
-    assert_eq!(bench.peers[0].edge, bench.peers[0].nxt + 65_535);
+    let mut bench = told_and_asked();
     // Nothing has come on it since, and it may send.
     let drained = bench.drain(1_000_000);
     assert_eq!((drained.settled, drained.timed_out), (1, false));

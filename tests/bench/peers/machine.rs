@@ -16,9 +16,8 @@ use super::qmp::Qmp;
 const SHOWN: usize = 60;
 
 /// What it boots on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chipset {
-    #[default]
     Q35,
     /// For guests with drivers for virtio over MMIO.
     Microvm,
