@@ -68,7 +68,7 @@ need_command protoc protobuf-compiler "translates etcd's protocol for host-tools
 have_rust_lld || need_command ld.lld lld "links the images"
 need_command llvm-objcopy llvm "separates kernel and service symbols in the images"
 need_command qemu-system-x86_64 qemu-system-x86 "runs the images"
-need_command ip iproute2 "network of the lab (ip, tc) and its measurements (ss, nstat)"
+need_command ip iproute2 "network of the lab (ip, tc) and its measurements (ss)"
 need_command curl curl "client of the demo"
 
 if [ -n "$tests" ]; then

@@ -1,5 +1,6 @@
 //! A lab, and the commands a user would type in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ pub struct World {
     images: PathBuf,
     files: tempfile::TempDir,
     services: Mutex<Vec<String>>,
+    /// The process that keeps each node's namespace.
+    holders: BTreeMap<String, u64>,
 }
 
 impl World {
@@ -87,7 +90,7 @@ impl World {
     }
 
     fn made(scratch: &str, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        need(&["qemu-system-x86_64", "tcpdump", "nstat", "ss", "ip", "timeout"]);
+        need(&["qemu-system-x86_64", "tcpdump", "ss", "ip", "timeout"]);
         // The lab's sockets must fit into 107 bytes with what the agents append.
         let dir = Path::new(scratch).join(format!("lab-{name}"));
         let dir = if dir.as_os_str().len() <= 60 {
@@ -98,7 +101,8 @@ impl World {
         let (host_tools, images) = (host_tools(), images(scratch));
         let files = tempfile::tempdir_in(scratch)
             .unwrap_or_else(|e| panic!("no temporary directory in {scratch}: {e}"));
-        let world = Self { dir, host_tools, images, files, services: Mutex::default() };
+        let (services, holders) = (Mutex::default(), BTreeMap::new());
+        let mut world = Self { dir, host_tools, images, files, services, holders };
         // What an earlier run that was killed has left.
         let _ = output_within(&world.command(&["lab", "down"]), LAB_LIMIT);
         let mut up = world.command(&[&["lab", "up"], arguments].concat());
@@ -109,6 +113,11 @@ impl World {
             "no lab (root is needed, or user namespaces and /dev/net/tun for users):\n{}",
             String::from_utf8_lossy(&out.stderr)
         );
+        let status = world.status();
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let holder =
+            |node: &Value| Some((node["name"].as_str()?.to_owned(), node["pid"].as_u64()?));
+        world.holders = nodes.filter_map(holder).collect();
         world
     }
 
@@ -158,6 +167,13 @@ impl World {
         let error = text(&out.stderr);
         assert!(out.status.success(), "{command:?} in {node}: {}\n{error}", out.status);
         text(&out.stdout)
+    }
+
+    /// What the kernel shows of a node's network (`proc_pid_net(5)`), without a program in the node.
+    #[must_use]
+    pub fn network_files(&self, node: &str) -> PathBuf {
+        let holder = self.holders.get(node).unwrap_or_else(|| panic!("no node {node}"));
+        PathBuf::from(format!("/proc/{holder}/net"))
     }
 
     /// Where the lab keeps its files.
