@@ -32,6 +32,7 @@ pub mod lab;
 pub mod manager;
 pub mod metrics;
 pub mod migration;
+pub mod priority;
 pub mod process;
 pub mod qemu;
 pub mod repository;

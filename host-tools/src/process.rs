@@ -7,11 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Signal, getpriority_process, getrlimit, pidfd_open,
-    pidfd_send_signal, setpriority_process,
-};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process, and when it began: the number alone may belong to somebody else by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,26 +48,6 @@ impl Process {
         }
     }
 
-    /// Gives all its threads this niceness (`setpriority(2)`: a higher number leaves more of the
-    /// processors to others), and so those they make from now on.
-    ///
-    /// # Errors
-    /// It has ended, or this user may not.
-    pub fn set_niceness(self, niceness: i32) -> io::Result<()> {
-        // The first thread first: whom it makes afterwards takes after it, whom it made before is listed.
-        let set = |number: i32| setpriority_process(Pid::from_raw(number), niceness);
-        set(self.pid)?;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let number = thread?.file_name().to_str().and_then(|name| name.parse().ok());
-            match number.map_or(Ok(()), set) {
-                // A thread may end at any time.
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
     /// Whether one of its arguments contains this text.
     #[must_use]
     pub fn mentions(self, text: &str) -> bool {
@@ -101,33 +77,6 @@ impl Process {
             format!("process {} does not end, not even after SIGKILL", self.pid),
         ))
     }
-}
-
-/// The niceness of this process, if it may give its children a higher one and take that back.
-#[must_use]
-pub fn niceness_to_return_to() -> Option<i32> {
-    let own = getpriority_process(None).ok()?;
-    let capable =
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_NICE));
-    // RLIMIT_NICE counts from the other end: 40 is niceness -20, 1 is niceness 19 (`getrlimit(2)`).
-    let limit = getrlimit(Resource::Nice).current.map_or(i64::MAX, |limit| limit.min(40) as i64);
-    (capable || 20 - limit <= i64::from(own)).then_some(own)
-}
-
-/// What the niceness of work is above this process's that nobody waits for: with all processors busy it gets a tenth
-/// of one.
-pub const BACKGROUND_NICENESS: i32 = 10;
-
-/// Drops what takes long to drop, in a thread of lower priority; at once if there can be none.
-pub fn drop_in_background<T: Send + 'static>(value: T) {
-    let thread = std::thread::Builder::new().name("drop".into());
-    let _ = thread.spawn(move || {
-        // The calling thread's alone (setpriority(2), "C library/kernel differences").
-        if let Ok(own) = getpriority_process(None) {
-            let _ = setpriority_process(None, own + BACKGROUND_NICENESS);
-        }
-        drop(value);
-    });
 }
 
 /// Waits until a descriptor has something to read (a pidfd: until its process has ended).
@@ -247,39 +196,6 @@ mod tests {
         let stat = "42 (a) S (b)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
         assert_eq!(parse_stat(stat), Some(('S', 987_654)));
         assert_eq!(parse_stat("42 (a"), None);
-    }
-
-    #[test]
-    fn what_takes_long_to_drop_is_dropped_with_less_priority() {
-        struct Tells(std::sync::mpsc::Sender<i32>);
-        impl Drop for Tells {
-            fn drop(&mut self) {
-                let _ = self.0.send(getpriority_process(None).unwrap());
-            }
-        }
-        let (sender, dropped) = std::sync::mpsc::channel();
-        let own = getpriority_process(None).unwrap();
-        drop_in_background(Tells(sender));
-        let theirs = dropped.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(theirs, (own + BACKGROUND_NICENESS).min(19));
-        assert_eq!(getpriority_process(None).unwrap(), own);
-    }
-
-    #[test]
-    fn niceness_goes_up_and_back() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let process = Process::now(child.id().cast_signed()).unwrap();
-        let own = getpriority_process(None).unwrap();
-        process.set_niceness(own + 3).unwrap();
-        let read = || getpriority_process(Pid::from_raw(process.pid)).unwrap();
-        assert_eq!(read(), own + 3);
-        if let Some(niceness) = niceness_to_return_to() {
-            process.set_niceness(niceness).unwrap();
-            assert_eq!(read(), own);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(process.set_niceness(own).is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub const NODE_VARIABLE: &str = "FERRY_LAB_NODE";
 pub struct Args {
     /// Node: client, manager, switch, or a host's letter
     pub node: String,
-    /// Become a daemon first: a session of its own, no terminal
+    /// Become a daemon first: a process group of its own, which Ctrl-C at the terminal is not for
     #[arg(long, hide = true)]
     pub daemon: bool,
     /// Command and its arguments
@@ -34,7 +34,8 @@ pub struct Args {
 pub fn run(args: Args) -> ExitCode {
     let dir = run_dir();
     if args.daemon {
-        let _ = rustix::process::setsid();
+        // No session: see `hold::run`.
+        let _ = rustix::process::setpgid(None, None);
     }
     if let Err(error) = enter(&dir, &args.node) {
         eprintln!("error: {error}");

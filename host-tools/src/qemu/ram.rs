@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ferry_protocol::control::Range;
 use ferry_protocol::layout::{MAX_RAM, PAGE_SIZE, PORTABLE_BASE};
 
-use crate::process::drop_in_background;
+use crate::priority::drop_in_background;
 
 /// Why memory was not read or written.
 #[derive(Debug, thiserror::Error)]

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::command::{CONSOLE_FD, CommandLine, KERNEL_FD, RAM_FD, TAP_FD};
 use super::qmp::{Qmp, QmpError};
 use super::user::User;
+use crate::priority::{self, Priority};
 use crate::process::Process;
 use crate::wire::readable;
 
@@ -91,7 +92,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts `program` as `user`, by default as ours, and waits for its greeting; also returns the guest's
+    /// Starts `program` as `user`, by default as ours, with this priority, and waits for its greeting; also returns the guest's
     /// control port. `tap` is where its NIC is plugged in. `note` hears of the process before its guest can
     /// say a word.
     ///
@@ -103,6 +104,7 @@ impl Vm {
         line: &CommandLine,
         tap: Option<File>,
         user: Option<User>,
+        priority: Priority,
         note: impl FnOnce(Process) -> io::Result<()>,
     ) -> Result<(Self, UnixStream), StartError> {
         let (control_listener, control) = listening(&line.control).await?;
@@ -124,7 +126,12 @@ impl Vm {
             .stderr(Stdio::from(messages))
             // A Ctrl-C at the agent's terminal is not meant for the guests.
             .process_group(0);
-        let spawned = command.spawn();
+        // From its first instruction on: starting a program costs milliseconds, too.
+        let runtime = tokio::runtime::Handle::current();
+        let spawned = priority::at(priority, || {
+            let _context = runtime.enter();
+            command.spawn()
+        });
         // Only QEMU may hold the listening sockets: when it ends, the connections break.
         drop(command);
         let child =
@@ -425,7 +432,7 @@ mod tests {
             noted = Some(process);
             Ok(())
         };
-        let (vm, _control) = Vm::start(QEMU, &line, None, None, note).await.unwrap();
+        let (vm, _control) = Vm::start(QEMU, &line, None, None, Priority::Low, note).await.unwrap();
         assert_eq!(noted, Some(vm.process()));
         assert_eq!(std::fs::metadata(&line.ram_file).unwrap().len(), 40 << 20);
         vm.stop().await.unwrap();
@@ -444,7 +451,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
-        let (vm, control) = Vm::start(QEMU, &line, None, None, |_| Ok(())).await.unwrap();
+        let (vm, control) =
+            Vm::start(QEMU, &line, None, None, Priority::Low, |_| Ok(())).await.unwrap();
         vm.stop().await.unwrap();
         let process = vm.process();
         drop((vm, control));
@@ -479,7 +487,7 @@ mod tests {
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
         let user = users.of(3, None);
-        let started = Vm::start(QEMU, &line, None, Some(user), |_| Ok(())).await;
+        let started = Vm::start(QEMU, &line, None, Some(user), Priority::Low, |_| Ok(())).await;
         let (vm, _control) = started.unwrap();
         let id = user.uid;
         assert_eq!(status(vm.pid(), "Uid"), format!("{id} {id} {id} {id}"));
@@ -498,7 +506,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = line(dir.path());
         std::fs::write(&line.kernel, "no image").unwrap();
-        let error = Vm::start(QEMU, &line, None, None, |_| Ok(())).await.unwrap_err();
+        let error =
+            Vm::start(QEMU, &line, None, None, Priority::Low, |_| Ok(())).await.unwrap_err();
         let StartError::Ended { messages } = error else { panic!("{error}") };
         assert!(messages.contains("kernel"), "{messages}");
     }
@@ -508,8 +517,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = line(dir.path());
         std::fs::write(&line.kernel, halting_image()).unwrap();
-        let error =
-            Vm::start("/nonexistent/qemu", &line, None, None, |_| Ok(())).await.unwrap_err();
+        let error = Vm::start("/nonexistent/qemu", &line, None, None, Priority::Low, |_| Ok(()))
+            .await
+            .unwrap_err();
         assert!(error.to_string().starts_with("cannot run /nonexistent/qemu"), "{error}");
     }
 }

@@ -13,17 +13,14 @@ use crate::agent::control::Guest;
 use crate::agent::descriptor::Descriptor;
 use crate::agent::network::{Network, TAP_PREFIX};
 use crate::api::{ApiError, Digest32, ServiceSpec};
-use crate::process::{Process, niceness_to_return_to};
+use crate::priority::{self, Priority};
+use crate::process::Process;
 use crate::qemu::command::{BootArguments, CommandLine};
 use crate::qemu::user::User;
 use crate::qemu::{Accel, RamFile, Vm};
 
 /// Longest time from the start of QEMU to the guest's first word.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(25);
-
-/// What the niceness of a standby is above the agent's until its service comes: booting takes a whole
-/// core for a while, and the services that run here should not feel it.
-const STANDBY_NICENESS: i32 = 10;
 
 /// What is needed to start an instance.
 #[derive(Debug)]
@@ -128,17 +125,13 @@ impl Instance {
         console: &Arc<Console>,
     ) -> Result<(Vm, Guest, RamFile, Hello), ApiError> {
         let line = command_line(launch, descriptor, tap.is_some());
+        let low = launch.standby && priority::may_return();
+        let priority = if low { Priority::Low } else { Priority::Serving };
         let note = |process: Process| {
-            if launch.standby
-                && let Some(own) = niceness_to_return_to()
-            {
-                // It is a courtesy; whether the process runs is found out elsewhere.
-                let _ = process.set_niceness(own + STANDBY_NICENESS);
-            }
             descriptor.process = Some(process);
             descriptor.store(launch.run_dir)
         };
-        let started = Vm::start(launch.qemu, &line, tap, launch.user, note).await;
+        let started = Vm::start(launch.qemu, &line, tap, launch.user, priority, note).await;
         let (vm, control) = started.map_err(ApiError::failed)?;
         let (followed, death) = (Arc::clone(console), vm.death());
         tokio::spawn(async move { followed.follow(death).await });

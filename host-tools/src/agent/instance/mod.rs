@@ -20,7 +20,7 @@ use super::control::{Guest, OrderError};
 use super::descriptor::Descriptor;
 use super::network::Port;
 use crate::api::{ApiError, Holding, Instance as View, InstanceState, ServiceSpec};
-use crate::process::{BACKGROUND_NICENESS, niceness_to_return_to};
+use crate::priority::{self, Priority};
 use crate::qemu::ram::RamError;
 use crate::qemu::{RamFile, Vm};
 
@@ -188,8 +188,8 @@ impl Instance {
 
     /// Gives it as much of the processors as the agent has: a standby began with less.
     pub fn hurry(&self) {
-        if let Some(own) = niceness_to_return_to()
-            && let Err(error) = self.vm.process().set_niceness(own)
+        if priority::may_return()
+            && let Err(error) = priority::set(self.vm.process(), Priority::Serving)
         {
             tracing::warn!("{}: QEMU stays at a low priority: {error}", self.spec.name);
         }
@@ -265,8 +265,7 @@ impl Instance {
     pub async fn end(&self) -> Result<(), ApiError> {
         self.fail("ended".into());
         // The kernel takes its memory back in its own time; the service may run elsewhere by now.
-        let own = niceness_to_return_to().unwrap_or_default();
-        let _ = self.vm.process().set_niceness(own + BACKGROUND_NICENESS);
+        let _ = priority::set(self.vm.process(), Priority::Low);
         let gone = self.vm.end().await;
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unplugged = port.map_or(Ok(()), Port::unplug);
