@@ -69,11 +69,8 @@ pub fn set(process: Process, priority: Priority) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the calling thread this priority.
-///
-/// # Errors
-/// This user may not.
-pub fn set_own_thread(priority: Priority) -> io::Result<()> {
+/// The same for the calling thread alone.
+fn set_own_thread(priority: Priority) -> io::Result<()> {
     // Zero is the calling thread, and no other of its process.
     set_thread(0, priority.attributes(getpriority_process(None)?))
 }
@@ -133,7 +130,8 @@ mod tests {
     fn of(thread: i32) -> (i32, u64) {
         let mut attributes = Priority::Low.attributes(0);
         let size = size_of_val(&attributes);
-        // SAFETY: sched_getattr(2) writes no more than `size` bytes, those of `attributes`, which lives until it returns.
+        // SAFETY: sched_getattr(2) writes no more than `size` bytes, those of `attributes`, which lives until it
+        // returns.
         let result =
             unsafe { libc::syscall(libc::SYS_sched_getattr, thread, &raw mut attributes, size, 0) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());

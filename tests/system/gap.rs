@@ -84,7 +84,9 @@ impl Sum {
     }
 }
 
-fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str]) {
+/// `greedy`: the client takes all of a processor. On a machine that has no third one its last segment then waits for
+/// the guest's turn now and then, longer than it has patience, whether something moves or not.
+fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str], greedy: bool) {
     let world = world(&format!("gap-{name}"));
     let service = world.service(image, name, "a", IP, &[]);
     let mut client = Client::start(&world, arguments);
@@ -100,7 +102,10 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str]) {
     });
     let after = connections(&world, IP);
     let end = client.end(Duration::from_secs(120));
-    let (with, without) = (Spread::of(moving.gaps_ms), Spread::of(quiet.gaps_ms));
+    let (with, without) = (
+        Spread::of(std::mem::take(&mut moving.gaps_ms)),
+        Spread::of(std::mem::take(&mut quiet.gaps_ms)),
+    );
     report(&format!(
         "{name}: longest gap in a move: median {:.1} ms, max {:.1} ms; without: median {:.1} ms, max {:.1} ms; \
          repeated in {:.0} s of moves: {}, {} overtaken and {} tail loss probes, in {:.0} s without: {}, {} and {}",
@@ -120,9 +125,13 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str]) {
     assert!(end.flawless(), "{end:?}");
     // On a machine so busy that clients repeat themselves without any move, a move may not add to it; else
     // it is none at all.
-    let noise = quiet.repeated as f64 / quiet.seconds * moving.seconds;
+    let again = |sum: &Sum| match greedy {
+        true => sum.repeated,
+        false => sum.repeated + sum.overtaken + sum.probes,
+    };
+    let noise = again(&quiet) as f64 / quiet.seconds * moving.seconds;
     assert!(
-        moving.repeated as f64 <= (2.0 * noise).ceil(),
+        again(&moving) as f64 <= (2.0 * noise).ceil(),
         "the client had to repeat itself or waited for a timer; without moves {noise:.1} would be expected:\n{}",
         moving.what.join("\n")
     );
@@ -138,6 +147,7 @@ fn pingpong_over_100_connections() {
         "pingpong",
         "pingpong",
         &["pingpong", "--connect", &to, "--connections", "100"],
+        false,
     );
 }
 
@@ -145,14 +155,14 @@ fn pingpong_over_100_connections() {
 fn download() {
     let to = format!("{IP}:80");
     let arguments = ["download", "--connect", &to, "--bytes", "50000000", "--again"];
-    moves_without_a_trace("download", "transfer", &arguments);
+    moves_without_a_trace("download", "transfer", &arguments, false);
 }
 
 #[test]
 fn upload() {
     let to = format!("{IP}:80");
     let arguments = ["upload", "--connect", &to, "--bytes", "50000000", "--again"];
-    moves_without_a_trace("upload", "transfer", &arguments);
+    moves_without_a_trace("upload", "transfer", &arguments, true);
 }
 
 /// A client that does not take all the machine has: what it waits for then is not a processor.
@@ -161,5 +171,5 @@ fn upload_at_a_steady_rate() {
     let to = format!("{IP}:80");
     let arguments =
         ["upload", "--connect", &to, "--bytes", "50000000", "--rate", "5000000", "--again"];
-    moves_without_a_trace("upload-rate", "transfer", &arguments);
+    moves_without_a_trace("upload-rate", "transfer", &arguments, false);
 }

@@ -39,8 +39,8 @@ pub struct Args {
 /// Makes the node and waits for the end.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    // Ctrl-C at the terminal of `lab up` is not for the lab. A session of its own would also be a scheduling group of its
-    // own (`sched(7)`, "autogroup"): priorities would mean nothing between the hosts, which share one machine here.
+    // Ctrl-C at the terminal of `lab up` is not for the lab. A session would also be a scheduling group (`sched(7)`,
+    // "autogroup"): priorities would mean nothing between the hosts, which share one machine here.
     let _ = rustix::process::setpgid(None, None);
     let mut out = std::io::stdout();
     match make(args) {

@@ -92,9 +92,9 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts `program` as `user`, by default as ours, with this priority, and waits for its greeting; also returns the guest's
-    /// control port. `tap` is where its NIC is plugged in. `note` hears of the process before its guest can
-    /// say a word.
+    /// Starts `program` as `user`, by default as ours, with this priority, and waits for its greeting; also
+    /// returns the guest's control port. `tap` is where its NIC is plugged in. `note` hears of the process before
+    /// its guest can say a word.
     ///
     /// # Errors
     /// It could not be started, ended at once (its messages say why), or did not greet in time. No
