@@ -3,6 +3,7 @@
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 
+use super::late::SETTLING;
 use super::{Mode, Stack, quiet};
 use crate::device::probe;
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
@@ -251,6 +252,7 @@ impl Stack {
 
     /// Goes on after a drain on the same host: windows reopen.
     pub fn thaw(&mut self, now: Instant, nic: &mut impl Nic) -> Resumed {
+        self.late_until = now;
         self.reopen(now, nic)
     }
 
@@ -266,6 +268,7 @@ impl Stack {
         self.link.doubt_neighbours();
         self.now = now;
         self.renew_interface();
+        self.late_until = now + SETTLING;
         self.reopen(now, nic)
     }
 
