@@ -5,9 +5,10 @@
 //! may be busy elsewhere while a standby boots and pages are copied, so nothing was lost and the probe is for nothing.
 //! A round trip that is a millisecond longer gives the peer several milliseconds more of patience.
 //!
-//! Only bulk waits: where less is to be acknowledged smoltcp has its own delay, and data that leaves carries the
-//! acknowledgement with it at once, as ever. RFC 9293 §3.8.6.3 bounds a delay by 500 ms. While it lasts a peer that
-//! fills its window sends at most one window in [`WAIT`].
+//! Only bulk waits: where less is to be acknowledged smoltcp has its own delay, segments around a hole are answered
+//! where they are taken in, and data that leaves carries the acknowledgement with it, all of it as ever. A drain
+//! acknowledges by itself. RFC 9293 §3.8.6.3 bounds a delay by 500 ms. While it lasts a peer that fills its window
+//! sends at most one window in [`WAIT`].
 
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
@@ -32,7 +33,7 @@ impl Stack {
 
     /// Whether all a connection has to send is an acknowledgement that waits; it comes up again when that is due.
     pub(super) fn waits(&mut self, id: ConnId) -> bool {
-        let (now, late) = (self.now, self.now < self.late_until && self.running());
+        let (now, late) = (self.now, self.now < self.late_until);
         let Some(connection) = self.established.get_mut(id) else { return false };
         if !late || !is_bulk(connection) {
             connection.ack_at = None;
@@ -51,8 +52,5 @@ impl Stack {
 /// Whether a connection has nothing to say but that much has been received.
 fn is_bulk(connection: &Connection) -> bool {
     let (flow, socket) = (&connection.flow, connection.socket());
-    socket.state() == State::Established
-        && socket.send_queue() == 0
-        && !flow.has_out_of_order()
-        && flow.owed() >= BULK
+    socket.state() == State::Established && socket.send_queue() == 0 && flow.owed() >= BULK
 }
