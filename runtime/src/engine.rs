@@ -216,7 +216,6 @@ fn perform(mut wake: Wake) -> bool {
             Task::None | Task::Prepare | Task::CatchUp => return woke,
             Task::Drain => drain(u64::from(wake.argument)),
             Task::End => end(),
-            Task::DelayAcks => delay_acks(u64::from(wake.argument)),
             Task::CloseQuiet => with_stack(|stack| stack.close_quiet(now())),
             Task::Connections => card::report(Report::Connections(list())),
             // Without a drain before it: frozen and thawed, or captured while the windows were open.
@@ -226,12 +225,6 @@ fn perform(mut wake: Wake) -> bool {
         // What was reported leaves the machine when this side parks, which a busy service may not do for long.
         wake = park(0);
     }
-}
-
-/// Lets acknowledgements of bulk wait for a moment, for the next `span_ms`.
-fn delay_acks(span_ms: u64) {
-    with_stack(|stack| stack.delay_acks(now(), ferry_net::Duration::from_millis(span_ms)));
-    card::report(Report::DelaysAcks);
 }
 
 /// Closes all windows and waits for what is in flight; from then on serves only acknowledgements

@@ -158,16 +158,6 @@ impl Peer {
         self.out.remove(0);
     }
 
-    /// Keeps back one of the frames it was about to send.
-    pub fn hold(&mut self, at: usize) -> Vec<u8> {
-        self.out.remove(at)
-    }
-
-    /// Sends what was kept back.
-    pub fn give(&mut self, frame: Vec<u8>) {
-        self.out.push(frame);
-    }
-
     pub fn take(&mut self, frame: &[u8]) {
         let ethernet = EthernetFrame::new_checked(frame).expect("a frame");
         if ethernet.ethertype() != EthernetProtocol::Ipv4 {

@@ -8,7 +8,6 @@ mod drains;
 mod ends;
 mod flood;
 mod hand;
-mod late;
 mod link;
 mod moves;
 mod nic;
@@ -78,7 +77,6 @@ fn shape(random: &mut Random) -> Shape {
 
 fn a_move(random: &mut Random) -> Move {
     Move {
-        late: random.chance(500).then(|| random.pick(&[0, 5_000, 60_000_000])),
         quiet: random.chance(500).then(|| random.pick(&[0, 1_000, 20_000, 2_500_000])),
         drain: random.pick(&[500, 5_000, 50_000, 300_000]),
         pause: random.pick(&[0, 300, 5_000, 200_000, 1_500_000]),

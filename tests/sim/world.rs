@@ -29,8 +29,6 @@ pub enum Switch {
 /// One move.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
-    /// Acknowledgements of bulk wait from before the move on, for so long, in microseconds.
-    pub late: Option<u64>,
     /// The windows of quiet peers are closed so long before the drain, in microseconds.
     pub quiet: Option<u64>,
     /// Longest drain, in microseconds.
@@ -221,10 +219,6 @@ impl World {
 
     /// Moves the service: drain, freeze, and resume on another card. What both ends reported.
     pub fn migrate(&mut self, how: &Move) -> (Drained, Resumed) {
-        if let Some(span) = how.late {
-            let span = ferry_net::Duration::from_micros(span);
-            self.stack.delay_acks(self.service_now(), span);
-        }
         if let Some(before) = how.quiet {
             self.stack.close_quiet(self.service_now());
             self.watch.quiet_closes();

@@ -48,7 +48,6 @@ pub fn name(order: &Order) -> &'static str {
     match order {
         Order::Hello => "hello",
         Order::Scan { .. } => "scan",
-        Order::DelayAcks { .. } => "delay acknowledgements",
         Order::CloseQuiet => "close the windows of quiet peers",
         Order::Drain { .. } => "drain",
         Order::Freeze { .. } => "freeze",

@@ -36,9 +36,6 @@ pub enum Task {
     CatchUp = 7,
     /// Close the windows of quiet peers while the service runs on, then report [`Report::Closed`].
     CloseQuiet = 8,
-    /// Let acknowledgements of bulk wait for a moment, then report [`Report::DelaysAcks`]. Argument: for how
-    /// long from now on, in milliseconds.
-    DelayAcks = 9,
 }
 
 /// Where a list of connections lies: postcard-encoded `ferry_protocol::control::Connection`s.
@@ -71,8 +68,6 @@ pub enum Report {
         /// Connections whose peers were told.
         connections: u32,
     },
-    /// To [`Task::DelayAcks`].
-    DelaysAcks,
     /// To [`Task::Reopen`] and [`Task::Resume`].
     Resumed {
         /// Connections whose windows were reopened.

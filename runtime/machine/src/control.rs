@@ -194,7 +194,6 @@ impl Control {
             (Order::Freeze { full, .. }, State::Running | State::Draining) => {
                 (Task::Prepare, u32::from(*full))
             }
-            (Order::DelayAcks { span_ms }, State::Running) => (Task::DelayAcks, *span_ms),
             (Order::CloseQuiet, State::Running) => (Task::CloseQuiet, 0),
             (Order::Drain { timeout_us }, State::Running) => (Task::Drain, *timeout_us),
             // The argument says whether the service clock has stood still.
@@ -231,7 +230,6 @@ impl Control {
             return;
         };
         let result = match (order, report) {
-            (Order::DelayAcks { .. }, Report::DelaysAcks) => Answer::Done,
             (Order::CloseQuiet, Report::Closed { connections }) => Answer::Closed { connections },
             (Order::Drain { .. }, Report::Drained { connections, settled, elapsed_us }) => {
                 self.state = State::Draining;

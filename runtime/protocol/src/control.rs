@@ -37,13 +37,6 @@ pub enum Order {
         /// Report every page that holds state, written since or not: the first round of a move.
         full: bool,
     },
-    /// Let what acknowledges bulk wait for a moment, so that peers do not take the unrest of a move for loss
-    /// (RFC 8985 §7.2). Allowed when running; a resume asks for it by itself, a thaw undoes it.
-    /// Answer: [`Answer::Done`].
-    DelayAcks {
-        /// For how long from now on, in milliseconds; 0 undoes it.
-        span_ms: u32,
-    },
     /// Zero window to every peer that says nothing and is owed nothing, while the service runs for the others. Answer
     /// when all are told: [`Answer::Closed`]. Allowed when running. The windows open again by themselves if no
     /// drain follows within two seconds.
@@ -177,7 +170,7 @@ pub enum Answer {
         /// How many.
         count: u32,
     },
-    /// To [`Order::DelayAcks`], [`Order::Shutdown`] and [`Order::Trace`].
+    /// To [`Order::Shutdown`] and [`Order::Trace`].
     Done,
     /// The order was not carried out; the guest's state has not changed.
     Refused(Refusal),

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// First two bytes of every frame.
 pub const MAGIC: [u8; 2] = *b"FY";
 /// Version of the framing and of the messages in it.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 3;
 /// Bytes that a guest's UART takes in before it interrupts (trigger level of a 16550's FIFO). What an agent sends is
 /// filled up with zeros to a multiple of it: the rest of a burst would wait for the FIFO's timeout, and with a
 /// level of 1 each byte would cost the machine a turn.

@@ -46,7 +46,6 @@ fn control(corpus: &Corpus<'_>) {
     let orders = [
         Order::Hello,
         Order::Scan { full: true },
-        Order::DelayAcks { span_ms: 60_000 },
         Order::CloseQuiet,
         Order::Drain { timeout_us: 500_000 },
         Order::Resume { epoch: 4, wall_ns: 1 << 60 },

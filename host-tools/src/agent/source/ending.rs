@@ -57,9 +57,6 @@ impl Move {
         }
         if thaw {
             self.order(Order::Thaw, ORDER_LIMIT).await?;
-        } else if let Err(event) = self.delay_acks(Duration::ZERO).await {
-            // The delay ends by itself, and the service runs either way.
-            tracing::warn!("{}: {event:?}", self.instance.spec.name);
         }
         self.instance.set_state(InstanceState::Running);
         Ok(())

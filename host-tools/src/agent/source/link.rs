@@ -11,8 +11,7 @@ use crate::agent::instance::ORDER_LIMIT;
 use crate::agent::mirror::{self, Mirror};
 use crate::api::Migration;
 use crate::hostnet::MacParseError;
-use crate::migration::phase::TABLE;
-use crate::migration::{Event, Phase};
+use crate::migration::Event;
 use crate::transfer::pack::Effort;
 use crate::transfer::pages::FrameBuilder;
 use crate::transfer::{FromDestination, FromSource, Link, LinkError};
@@ -26,12 +25,6 @@ const HEAR_LIMIT: Duration = Duration::from_secs(600);
 const THOROUGH_PAGES: usize = 4096;
 /// Bytes of the log in one message.
 const LOG_CHUNK: usize = 256 << 10;
-
-/// Longest time from the preparation to the drain.
-fn before_drain() -> Duration {
-    let phases = TABLE.iter().filter(|row| (Phase::Prepare..=Phase::Drain).contains(&row.phase));
-    phases.map(|row| row.deadline).sum()
-}
 
 impl Move {
     pub(super) fn link(&mut self) -> Result<&mut Link<Upgraded>, Event> {
@@ -102,7 +95,6 @@ impl Move {
     }
 
     pub(super) async fn prepare(&mut self) -> Result<Event, Event> {
-        self.delay_acks(before_drain()).await?;
         self.tell(&FromSource::Prepare).await?;
         let begun = Instant::now();
         let address: Address = self.request.destination.parse().map_err(failed)?;
@@ -126,17 +118,6 @@ impl Move {
                 Ok(Event::StandbyReady)
             }
             other => Err(failed(format!("unexpected answer to prepare: {other:?}"))),
-        }
-    }
-
-    /// Has peers' data acknowledged later for `span`: the host is about to be busy.
-    pub(super) async fn delay_acks(&mut self, span: Duration) -> Result<(), Event> {
-        let span_ms = span.as_millis().try_into().unwrap_or(u32::MAX);
-        match self.order(Order::DelayAcks { span_ms }, ORDER_LIMIT).await? {
-            Answer::Done => Ok(()),
-            other => {
-                Err(failed(format!("the guest answered delay acknowledgements with {other:?}")))
-            }
         }
     }
 

@@ -398,7 +398,6 @@ impl Guest {
                 self.work();
                 report
             }
-            (Order::DelayAcks { .. }, State::Running) => Answer::Done,
             (Order::CloseQuiet, State::Running) => Answer::Closed { connections: 1 },
             (Order::Drain { .. }, State::Running) => {
                 self.state = State::Draining;

@@ -244,15 +244,6 @@ impl Flow {
         self.una == self.nxt
     }
 
-    /// Octets received in order that have not been acknowledged yet, FIN included.
-    #[must_use]
-    pub fn owed(&self) -> usize {
-        match self.last_ack {
-            Some(ack) if ack < self.rcv_nxt => self.rcv_nxt - ack,
-            _ => 0,
-        }
-    }
-
     /// Whether what was received has not been acknowledged yet.
     #[must_use]
     pub fn owes_ack(&self) -> bool {

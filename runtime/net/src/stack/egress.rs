@@ -60,9 +60,6 @@ impl Stack {
 
     /// Lets one connection send what it has, window and acknowledgement with it.
     pub(super) fn send_one(&mut self, id: ConnId, nic: &mut impl Nic) {
-        if self.waits(id) {
-            return;
-        }
         let Some(connection) = self.established.get_mut(id) else { return };
         if connection.owner == Owner::Orphan && connection.socket().recv_queue() > 0 {
             // Data for nobody: RST says that it was not taken (RFC 1122 §4.2.2.13).

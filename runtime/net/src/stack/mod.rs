@@ -4,7 +4,7 @@
 //!   (`ingress`, `egress`).
 //! * Sockets (`sockets`): listen, accept, connect, receive, send, close. They only touch queues; what
 //!   they leave to be sent goes out with the next poll, so in a drain they send nothing.
-//! * Before a move: [`Stack::delay_acks`] (`late`) and [`Stack::close_quiet`] (`quiet`), while the service runs.
+//! * Before a move (`quiet`): [`Stack::close_quiet`], while the service runs.
 //! * The move (`moving`): [`Stack::drain_begin`], [`Stack::drain_poll`], then [`Stack::thaw`] on the
 //!   same host or [`Stack::resume`] on another; the network is told (`announce`).
 
@@ -12,7 +12,6 @@ mod announce;
 mod egress;
 mod errors;
 mod ingress;
-mod late;
 mod listing;
 mod moving;
 mod quiet;
@@ -111,8 +110,6 @@ pub struct Stack {
     /// When the gratuitous ARP is repeated, and how many times it has been sent.
     announced: Option<(Instant, u8)>,
     resumed_at: Instant,
-    /// Acknowledgements of bulk wait until then.
-    late_until: Instant,
     /// Peers whose windows are closed before a drain.
     quiet: Option<Quiet>,
     /// The last mark that came in this drain.
@@ -158,7 +155,6 @@ impl Stack {
             to_announce: VecDeque::new(),
             announced: None,
             resumed_at: now,
-            late_until: now,
             quiet: None,
             mark: None,
             woke: false,

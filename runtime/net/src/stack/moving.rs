@@ -3,7 +3,6 @@
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 
-use super::late::SETTLING;
 use super::{Mode, Stack, quiet};
 use crate::device::probe;
 use crate::drain::{Answer, DrainStatus, Drained, Peer, Phase, Run};
@@ -252,7 +251,6 @@ impl Stack {
 
     /// Goes on after a drain on the same host: windows reopen.
     pub fn thaw(&mut self, now: Instant, nic: &mut impl Nic) -> Resumed {
-        self.late_until = now;
         self.reopen(now, nic)
     }
 
@@ -268,7 +266,6 @@ impl Stack {
         self.link.doubt_neighbours();
         self.now = now;
         self.renew_interface();
-        self.late_until = now + SETTLING;
         self.reopen(now, nic)
     }
 

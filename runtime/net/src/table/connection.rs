@@ -81,8 +81,6 @@ pub(crate) struct Connection {
     pub expires: Option<Instant>,
     /// No challenge ACK for a SYN before this moment (RFC 5961 §7).
     pub challenge_after: Instant,
-    /// When an acknowledgement leaves that [waits](crate::stack::Stack::delay_acks).
-    pub ack_at: Option<Instant>,
     pub drain: Option<Peer>,
     pub rx: Span,
     pub tx: Span,
@@ -110,7 +108,6 @@ impl Connection {
             armed: Armed::default(),
             expires: None,
             challenge_after: Instant::ZERO,
-            ack_at: None,
             drain: None,
             rx,
             tx,
