@@ -87,6 +87,14 @@ pub enum InstanceState {
     Failed,
 }
 
+impl InstanceState {
+    /// Whether its guest is there and serves nobody until it is told to.
+    #[must_use]
+    pub fn stands_still(self) -> bool {
+        matches!(self, Self::Frozen | Self::Standby)
+    }
+}
+
 /// An instance of a service on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]

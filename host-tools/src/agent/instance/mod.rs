@@ -162,8 +162,7 @@ impl Instance {
         let _busy = self.busy.try_lock().ok()?;
         let ServiceSpec { name, id, .. } = &self.spec;
         let Standing { state, epoch, .. } = *self.standing();
-        let parked = matches!(state, InstanceState::Frozen | InstanceState::Standby);
-        parked.then(|| Holding { name: name.clone(), id: id.clone(), epoch })
+        state.stands_still().then(|| Holding { name: name.clone(), id: id.clone(), epoch })
     }
 
     /// Why QEMU has ended, if it has. The guest's port closes a moment before its process is gone.

@@ -46,19 +46,23 @@ pub enum Settled {
     Waits,
 }
 
-/// Settles an instance, however long that takes; without a lease nothing is set running. Returns whether it runs.
-pub async fn settle(host: &Host, instance: &Arc<Instance>) -> bool {
+/// Settles an instance, however long that takes; without a lease nothing is set running.
+pub async fn settle(host: &Host, instance: &Arc<Instance>) {
+    let stood_still = instance.state().stands_still();
     let mut pause = Pause::growing(PAUSES.0, PAUSES.1);
     let mut said = String::new();
     loop {
         host.lease.held().await;
         let attempted = {
             let _busy = instance.busy.lock().await;
+            // A manager that has heard of it in a report has it settled too.
+            if stood_still && instance.state() == InstanceState::Running {
+                return;
+            }
             attempt(host, instance).await
         };
         match attempted {
-            Ok(Settled::Runs) => return true,
-            Ok(Settled::Ended) => return false,
+            Ok(Settled::Runs | Settled::Ended) => return,
             Ok(Settled::Waits) => {}
             Err(error) if error.message != said => {
                 tracing::warn!("{}: {error}; trying again", instance.spec.name);
