@@ -18,7 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use ferry_abi::{Listing, Report, Task, Wake};
-use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Stack};
+use ferry_net::{Config, ConnId, DrainStatus, Instant, Nic, Progress, Stack};
 use ferry_protocol::control::MARK_LIMIT_US;
 use ferry_protocol::layout::{PAGE_SIZE, PORTABLE_BASE};
 
@@ -80,12 +80,16 @@ fn new_stack() -> Stack {
 /// Takes frames and runs timers until there is no more to do. Returns whether a task may have been
 /// woken.
 fn serve() -> bool {
+    serve_by(Stack::poll)
+}
+
+fn serve_by(poll: impl Fn(&mut Stack, Instant, &mut Card) -> Progress) -> bool {
     let mut woke = false;
     for id in DROPPED.take() {
         with_stack(|stack| stack.close(id));
     }
     loop {
-        let progress = with_stack(|stack| stack.poll(now(), &mut Card));
+        let progress = with_stack(|stack| poll(stack, now(), &mut Card));
         woke |= progress.woke;
         if !progress.more || woke {
             SERVED_NS.set(clock::monotonic_ns());
@@ -99,7 +103,7 @@ fn serve() -> bool {
 pub fn keep_up(bytes: usize) {
     if bytes >= ROOM || clock::monotonic_ns().saturating_sub(SERVED_NS.get()) >= LATE_NS {
         SERVING.set(true);
-        serve();
+        serve_by(Stack::poll_at_work);
         SERVING.set(false);
     }
 }
@@ -157,7 +161,7 @@ pub fn idle(deadline: Option<u64>) -> bool {
 /// Serves network and orders from within the busy runtime.
 fn attend() {
     SERVING.set(true);
-    serve();
+    serve_by(Stack::poll_at_work);
     admission::wake();
     say_closed();
     if card::pending() {

@@ -316,6 +316,12 @@ impl Bench {
     }
 
     fn settle(&mut self) {
+        self.arrive();
+        self.stack.poll(self.instant(), &mut self.card);
+        self.service_sends();
+    }
+
+    fn arrive(&mut self) {
         while let Some((to, frame)) = self.link.arrived(self.now) {
             match to {
                 0 if self.deaf => {}
@@ -324,8 +330,13 @@ impl Bench {
             }
         }
         self.peers_send();
-        self.stack.poll(self.instant(), &mut self.card);
-        self.service_sends();
+    }
+
+    /// Lets `time` pass on the link and for the peers; the service is at work and does not see it.
+    pub fn link_time(&mut self, time: u64) {
+        self.arrive();
+        self.now += time;
+        self.arrive();
     }
 
     pub fn peers_send(&mut self) {

@@ -4,6 +4,7 @@
 mod alone;
 mod announcements;
 mod client;
+mod cold;
 mod drains;
 mod ends;
 mod flood;

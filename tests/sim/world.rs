@@ -199,6 +199,9 @@ impl World {
             self.send_out();
             if !self.draining {
                 self.service.run(&mut self.stack);
+                // As a service that reads and writes does in between.
+                self.stack.poll_at_work(self.service_now(), &mut self.card);
+                self.send_out();
             }
             let due = self.stack.poll_at().is_some_and(|at| at <= self.service_now());
             if !progress.more && !due {

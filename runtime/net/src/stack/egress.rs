@@ -53,7 +53,9 @@ impl Stack {
             let Some(id) = self.ready.pop_front() else { break };
             let Some(connection) = self.established.get_mut(id) else { continue };
             connection.ready = false;
-            self.send_one(id, nic);
+            if !self.withholds(id) {
+                self.send_one(id, nic);
+            }
         }
         false
     }

@@ -1,7 +1,7 @@
 //! The facade: what the runtime drives, what the service's sockets call, what the mover orders.
 //!
 //! * [`Stack::poll`] takes frames from the card, runs timers and sends, a bounded amount per call
-//!   (`ingress`, `egress`).
+//!   (`ingress`, `egress`); [`Stack::poll_at_work`] does so while the service is at work (`cold`).
 //! * Sockets (`sockets`): listen, accept, connect, receive, send, close. They only touch queues; what
 //!   they leave to be sent goes out with the next poll, so in a drain they send nothing.
 //! * Before a move (`quiet`): [`Stack::close_quiet`], while the service runs.
@@ -9,6 +9,7 @@
 //!   same host or [`Stack::resume`] on another; the network is told (`announce`).
 
 mod announce;
+mod cold;
 mod egress;
 mod errors;
 mod ingress;
@@ -38,6 +39,7 @@ use crate::table::connection::Buffers;
 use crate::table::established::{ConnId, Established};
 use crate::table::time_wait::TimeWaits;
 use crate::table::timers::Timers;
+use cold::Cold;
 use quiet::Quiet;
 use reply::Reply;
 
@@ -110,6 +112,8 @@ pub struct Stack {
     /// When the gratuitous ARP is repeated, and how many times it has been sent.
     announced: Option<(Instant, u8)>,
     resumed_at: Instant,
+    /// Window updates that wait until the service does.
+    cold: Cold,
     /// Peers whose windows are closed before a drain.
     quiet: Option<Quiet>,
     /// The last mark that came in this drain.
@@ -155,6 +159,7 @@ impl Stack {
             to_announce: VecDeque::new(),
             announced: None,
             resumed_at: now,
+            cold: Cold::default(),
             quiet: None,
             mark: None,
             woke: false,
@@ -165,6 +170,11 @@ impl Stack {
     /// Takes frames, runs timers, sends: a bounded amount. In a drain it does what
     /// [`drain_poll`](Self::drain_poll) does.
     pub fn poll(&mut self, now: Instant, nic: &mut impl Nic) -> Progress {
+        self.release_updates();
+        self.turn(now, nic)
+    }
+
+    fn turn(&mut self, now: Instant, nic: &mut impl Nic) -> Progress {
         self.now = now;
         let frames = self.receive(nic, RECEIVE_BUDGET);
         self.blocked = match self.mode {

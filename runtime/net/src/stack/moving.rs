@@ -266,6 +266,7 @@ impl Stack {
         self.link.doubt_neighbours();
         self.now = now;
         self.renew_interface();
+        self.cold.resumed();
         self.reopen(now, nic)
     }
 

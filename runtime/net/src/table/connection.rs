@@ -81,6 +81,9 @@ pub(crate) struct Connection {
     pub expires: Option<Instant>,
     /// No challenge ACK for a SYN before this moment (RFC 5961 §7).
     pub challenge_after: Instant,
+    /// The number of the last resume after which its first window update has been sent, and whether one waits.
+    pub warm: u32,
+    pub withheld: bool,
     pub drain: Option<Peer>,
     pub rx: Span,
     pub tx: Span,
@@ -108,6 +111,8 @@ impl Connection {
             armed: Armed::default(),
             expires: None,
             challenge_after: Instant::ZERO,
+            warm: 0,
+            withheld: false,
             drain: None,
             rx,
             tx,

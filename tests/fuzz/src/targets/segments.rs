@@ -139,6 +139,9 @@ impl World {
                 if let std::task::Poll::Ready(Ok(id)) = self.stack.poll_accept(&mut cx, PORT) {
                     self.open.push(id);
                 }
+                if b % 2 == 1 {
+                    let _ = self.stack.poll_at_work(self.now, &mut self.card);
+                }
             }
             6 => {
                 if self.open.is_empty() {
@@ -156,10 +159,13 @@ impl World {
                     }
                 }
             }
-            // A move begins, goes on, or is undone.
+            // A move begins, goes on, is over or is undone.
             _ => match a % 3 {
                 0 => self.stack.drain_begin(self.now, self.now + Duration::from_millis(500)),
                 1 => drop(self.stack.drain_poll(self.now, &mut self.card)),
+                _ if b % 2 == 1 => {
+                    let _ = self.stack.resume(self.now, [u64::from(b); 4], &mut self.card);
+                }
                 _ => drop(self.stack.thaw(self.now, &mut self.card)),
             },
         }
