@@ -82,10 +82,27 @@ impl Sum {
         }
         *last = now;
     }
+
+    /// Segments sent again although nothing was lost.
+    fn traces(&self) -> u64 {
+        self.overtaken + self.probes
+    }
+
+    /// What may be counted in windows of this length where `count` is counted in those without a move: twice as much.
+    fn noise(&self, quiet: &Sum, count: u64) -> u64 {
+        (2.0 * count as f64 / quiet.seconds * self.seconds).ceil() as u64
+    }
 }
 
-/// `greedy`: the client takes all of a processor. On a machine that has no third one its last segment then waits for
-/// the guest's turn now and then, longer than it has patience, whether something moves or not.
+/// Traces that a run of a greedy client may have beside its noise.
+const GREEDY: u64 = 3;
+/// A machine that stands still for some milliseconds (its own host gives the processors to somebody else) makes any
+/// client ask again. What a move does shows in every run, what the machine does in some.
+const RUNS: usize = 3;
+
+/// Moves there and back, up to [`RUNS`] times so many, until that has left no trace. `greedy`: the client takes all of
+/// a processor. On a machine that has no third one its last segment then waits for the guest's turn now and then,
+/// longer than it has patience, whether something moves or not.
 fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str], greedy: bool) {
     let world = world(&format!("gap-{name}"));
     let service = world.service(image, name, "a", IP, &[]);
@@ -93,19 +110,36 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str], greedy: bo
     // Slow start and the first measurements of the round trip are over.
     std::thread::sleep(QUIET);
     client.mark("warm");
-    let (mut last, windows) = (Counters::read(&world), connections(&world, IP));
-    let (mut moving, mut quiet) = (Sum::default(), Sum::default());
-    service.move_to_and_fro(move_count(), |number, _| {
-        moving.add(&world, &mut client, &mut last, &format!("move {number}"));
-        std::thread::sleep(QUIET);
-        quiet.add(&world, &mut client, &mut last, &format!("after move {number}"));
-    });
-    let after = connections(&world, IP);
-    let end = client.end(Duration::from_secs(120));
-    let (with, without) = (
-        Spread::of(std::mem::take(&mut moving.gaps_ms)),
-        Spread::of(std::mem::take(&mut quiet.gaps_ms)),
-    );
+    let mut traces = Vec::new();
+    for run in 1..=RUNS {
+        let (mut last, windows) = (Counters::read(&world), connections(&world, IP));
+        let (mut moving, mut quiet) = (Sum::default(), Sum::default());
+        service.move_to_and_fro(move_count(), |number, _| {
+            moving.add(&world, &mut client, &mut last, &format!("move {number}"));
+            std::thread::sleep(QUIET);
+            quiet.add(&world, &mut client, &mut last, &format!("after move {number}"));
+        });
+        let after = connections(&world, IP);
+        tell(&format!("{name}, run {run}"), &moving, &quiet);
+        let what = moving.what.join("\n");
+        assert!(
+            moving.repeated <= moving.noise(&quiet, quiet.repeated),
+            "the client lost something:\n{what}"
+        );
+        windows_kept(&windows, &after, quiet.repeated + quiet.traces() + moving.traces() > 0);
+        let spared = if greedy { GREEDY } else { 0 };
+        if moving.traces() <= moving.noise(&quiet, quiet.traces()) + spared {
+            let end = client.end(Duration::from_secs(120));
+            assert!(end.flawless(), "{end:?}");
+            return;
+        }
+        traces.push(what);
+    }
+    panic!("the client had to ask again in every run:\n{}", traces.join("\n\n"));
+}
+
+fn tell(name: &str, moving: &Sum, quiet: &Sum) {
+    let [with, without] = [moving, quiet].map(|sum| Spread::of(sum.gaps_ms.clone()));
     report(&format!(
         "{name}: longest gap in a move: median {:.1} ms, max {:.1} ms; without: median {:.1} ms, max {:.1} ms; \
          repeated in {:.0} s of moves: {}, {} overtaken and {} tail loss probes, in {:.0} s without: {}, {} and {}",
@@ -122,22 +156,6 @@ fn moves_without_a_trace(name: &str, image: &str, arguments: &[&str], greedy: bo
         quiet.overtaken,
         quiet.probes
     ));
-    assert!(end.flawless(), "{end:?}");
-    // On a machine so busy that clients repeat themselves without any move, a move may not add to it; else
-    // it is none at all.
-    let again = |sum: &Sum| match greedy {
-        true => sum.repeated,
-        false => sum.repeated + sum.overtaken + sum.probes,
-    };
-    let noise = again(&quiet) as f64 / quiet.seconds * moving.seconds;
-    assert!(
-        again(&moving) as f64 <= (2.0 * noise).ceil(),
-        "the client had to repeat itself or waited for a timer; without moves {noise:.1} would be expected:\n{}",
-        moving.what.join("\n")
-    );
-    let noisy =
-        quiet.repeated + quiet.probes + moving.probes + moving.overtaken + quiet.overtaken > 0;
-    windows_kept(&windows, &after, noisy);
 }
 
 #[test]
