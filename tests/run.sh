@@ -42,20 +42,47 @@ host_test() {
   cargo test --locked --no-fail-fast --workspace "$@"
 }
 
-# Images, programs, and the test programs that run when named, whose paths are noted.
-build_programs() {
-  build_images
-  cargo build --locked --workspace --all-targets
-  host_test --no-run --test sim --test system --test faults --test native \
-    --message-format json-render-diagnostics >"$logs/built"
-  jq -r 'select(.executable and .profile.test) | "\(.target.name) \(.executable)"' "$logs/built" >"$logs/programs"
+# compile_tests LIST SELECTION...: test programs; LIST becomes a line for each: folder of its package, path, name.
+compile_tests() {
+  list=$1
+  shift
+  host_test --no-run --message-format json-render-diagnostics "$@" >"$logs/built"
+  jq -r 'select(.executable and .profile.test)
+    | "\(.manifest_path | rtrimstr("/Cargo.toml"))\t\(.executable)\t\(.target.name)"' "$logs/built" >"$list"
 }
 
-# program NAME ARGUMENTS...: a test program, without cargo, which would wait for what compiles beside it.
+# Images, test programs, and last the programs themselves, whose place those that tests are linked with take. (One
+# test program among them: with it, the features are those of the tests.)
+build_programs() {
+  build_images
+  compile_tests "$logs/unit.programs" --all-targets
+  compile_tests "$logs/named.programs" --test sim --test system --test faults --test native
+  cargo build --locked --workspace --bins --test sim
+}
+
+# Test programs run without cargo, which would wait for what compiles beside them, but as cargo does: from the folder
+# of their package.
+tab=$(printf '\t')
+
+# program NAME ARGUMENTS...: a test program that runs when named.
 program() {
-  path=$(sed -n "s/^$1 //p" "$logs/programs")
+  called=$1
   shift
-  (cd tests && "$path" "$@")
+  while IFS=$tab read -r folder path name <&4; do
+    [ "$name" != "$called" ] || { (cd "$folder" && "$path" "$@"); return; }
+  done 4<"$logs/named.programs"
+  echo "tests: no test program is called $called" >&2
+  return 1
+}
+
+# All the others, to the last; false if one of them has failed.
+unit_programs() {
+  code=0
+  while IFS=$tab read -r folder path name <&4; do
+    echo "tests: $name, of ${folder#"$root"/}"
+    (cd "$folder" && "$path") || code=1
+  done 4<"$logs/unit.programs"
+  return "$code"
 }
 
 # Lints of the compiler that compiles; rustup's own cargo-clippy belongs to another.
@@ -73,13 +100,13 @@ steps() {
 scripts 1 alone
 format 1 alone
 images 8 alone
-lint-guest 8 alone
-unit 16 alone
 sim 6 programs
 gap 6 programs
+lint-guest 8 beside
 lint-host 14 beside
 docs 8 beside
 fuzz 16 beside
+unit 10 programs
 browser 10 programs
 moves 14 programs
 state 10 programs
@@ -87,8 +114,8 @@ sleep-faults 14 programs
 END
 }
 
-# Images are built with the release profile, all else with the dev profile: what one step has compiled serves the
-# next.
+# Images are built with the release profile, all else with the dev profile and with that of tests: what one step has
+# compiled serves the next.
 step() {
   case $1 in
     scripts)
@@ -100,9 +127,12 @@ step() {
     # The programs that run only when named are none of `all`.
     lint-host)
       clippy --workspace --all-targets &&
-        clippy -p ferry-tests --test '*' ;;
+        clippy --workspace --test '*' ;;
     # Without the examples of documentation, of which there are none. Most of these tests wait for processes.
-    unit) RUST_TEST_THREADS=6 host_test --all-targets ;;
+    unit)
+      RUST_TEST_THREADS=6
+      export RUST_TEST_THREADS
+      unit_programs ;;
     docs)
       export RUSTDOCFLAGS='-D warnings'
       cargo doc --locked --no-deps
@@ -285,7 +315,7 @@ while read -r next minutes kind <&3; do
     continue
   fi
   if [ "$kind" = programs ] && [ -z "$built" ]; then
-    run programs 12 sh "$root/tests/run.sh" --step programs
+    run programs 18 sh "$root/tests/run.sh" --step programs
     built=yes
   fi
   run "$next" "$minutes" sh "$root/tests/run.sh" --step "$next"
