@@ -172,7 +172,7 @@ step() {
     faults)
       # shellcheck disable=SC2086 # a list of words
       program faults ${FERRY_FAULTS:---runs 20 --seed 1} ;;
-    fuzz) sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-20}" ;;
+    fuzz) sh tests/fuzz.sh --seconds "${FERRY_FUZZ_SECONDS:-10}" ;;
     *)
       echo "tests: no step is called $1" >&2
       exit 2 ;;
