@@ -51,11 +51,10 @@ compile_tests() {
     | "\(.manifest_path | rtrimstr("/Cargo.toml"))\t\(.executable)\t\(.target.name)"' "$logs/built" >"$list"
 }
 
-# Images, test programs, and last the programs themselves, whose place those that tests are linked with take. (One
-# test program among them: with it, the features are those of the tests.)
+# Images, the test programs that run when named, and last the programs themselves: those that unit tests are linked
+# with lie in the same place. (One test program among them: with it, the features are those of the tests.)
 build_programs() {
   build_images
-  compile_tests "$logs/unit.programs" --all-targets
   compile_tests "$logs/named.programs" --test sim --test system --test faults --test native
   cargo build --locked --workspace --bins --test sim
 }
@@ -147,6 +146,7 @@ step() {
       size=$(wc -c <"${CARGO_TARGET_DIR:-target}/x86_64-unknown-hermit/release/$smallest")
       echo "image of $smallest: $size bytes, limit $image_limit"
       [ "$size" -le "$image_limit" ] ;;
+    unit-programs) compile_tests "$logs/unit.programs" --all-targets ;;
     programs) build_programs ;;
     sim) program sim ;;
     browser)
@@ -315,7 +315,8 @@ while read -r next minutes kind <&3; do
     continue
   fi
   if [ "$kind" = programs ] && [ -z "$built" ]; then
-    run programs 18 sh "$root/tests/run.sh" --step programs
+    ! wanted unit || run unit-programs 12 sh "$root/tests/run.sh" --step unit-programs
+    run programs 10 sh "$root/tests/run.sh" --step programs
     built=yes
   fi
   run "$next" "$minutes" sh "$root/tests/run.sh" --step "$next"
