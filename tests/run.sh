@@ -43,12 +43,15 @@ host_test() {
 }
 
 # compile_tests LIST SELECTION...: test programs; LIST becomes a line for each: folder of its package, path, name.
+# Without them there is no LIST, and false is returned.
 compile_tests() {
   list=$1
   shift
+  rm -f "$list"
   host_test --no-run --message-format json-render-diagnostics "$@" >"$logs/built"
   jq -r 'select(.executable and .profile.test)
     | "\(.manifest_path | rtrimstr("/Cargo.toml"))\t\(.executable)\t\(.target.name)"' "$logs/built" >"$list"
+  [ -s "$list" ] || { rm -f "$list"; echo "tests: cargo named no test program" >&2; return 1; }
 }
 
 # Images, the test programs that run when named, and last the programs themselves: those that unit tests are linked
