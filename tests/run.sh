@@ -103,7 +103,7 @@ scripts 1 alone
 format 1 alone
 images 8 alone
 sim 6 programs
-gap 6 programs
+gap 8 programs
 lint-guest 8 beside
 lint-host 14 beside
 docs 8 beside
