@@ -44,6 +44,8 @@ pub struct Host {
     config: Config,
     address: String,
     accel: Accel,
+    /// Whether its QEMU has that firmware ([`crate::qemu::firmware`]).
+    qboot: bool,
     users: Option<GuestUsers>,
     network: Box<dyn Network>,
     pub(super) gate: Arc<Gate>,
@@ -98,6 +100,7 @@ impl Host {
         config: Config,
         address: String,
         accel: Accel,
+        qboot: bool,
         network: Box<dyn Network>,
         gate: Arc<Gate>,
     ) -> Result<Self, ApiError> {
@@ -136,6 +139,7 @@ impl Host {
             config,
             address,
             accel,
+            qboot,
             network,
             gate,
             images,
@@ -429,6 +433,7 @@ impl Host {
             standby,
             epoch,
             accel: self.accel,
+            qboot: self.qboot,
             qemu: &self.config.qemu,
             kernel,
             number,

@@ -50,7 +50,7 @@ pub use host::Host;
 pub use network::{BridgeNetwork, Network};
 
 use crate::api::{ApiError, Client, ReportAnswer};
-use crate::qemu::Accel;
+use crate::qemu::{Accel, firmware};
 use crate::wire::{self, Address, Addresses};
 
 /// How often an agent tells the manager that it is there.
@@ -112,12 +112,15 @@ pub async fn serve(
     }
     let gate = securing::gate(&config).await?;
     let accel = Accel::choose(&config.qemu).await.map_err(ApiError::failed)?;
+    accel.settle_pages();
+    let qboot = firmware::has_qboot(&config.qemu).await;
     let listener = wire::listen(&config.listen).await.map_err(ApiError::failed)?;
     let address = match listener.tcp_address() {
         Some(address) => address.to_string(),
         None => config.listen.to_string(),
     };
-    let host = Arc::new(Host::new(config, address.clone(), accel, network, Arc::clone(&gate))?);
+    let host =
+        Arc::new(Host::new(config, address.clone(), accel, qboot, network, Arc::clone(&gate))?);
     // Before anybody is answered: what is here must not be said to be gone.
     recovery::take_up::all(&host)?;
     host.holders.clear(host.network())?;

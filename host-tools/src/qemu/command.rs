@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Accel;
+use super::firmware::QBOOT;
 
 /// A machine type that images boot on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -25,6 +26,8 @@ pub enum Machine {
 pub struct CommandLine {
     pub machine: Machine,
     pub accel: Accel,
+    /// Whether QEMU has that firmware ([`super::firmware`]).
+    pub qboot: bool,
     pub memory_mib: u32,
     /// QEMU gets it open, as its descriptor [`RAM_FD`], and does not need a way to it; likewise the next. No
     /// other process has its path among its arguments, as the guest's name.
@@ -120,6 +123,10 @@ impl CommandLine {
         );
         option("-accel", self.accel.to_string());
         option("-cpu", "max".into());
+        // A microvm takes no longer with its own.
+        if self.qboot && self.machine == Machine::Q35 {
+            option("-bios", QBOOT.into());
+        }
         option("-smp", "1".into());
         option("-m", format!("{}M", self.memory_mib));
         option(
@@ -172,6 +179,7 @@ mod tests {
         let line = CommandLine {
             machine,
             accel: Accel::Tcg,
+            qboot: true,
             memory_mib: 64,
             ram_file: "/dev/shm/a,b".into(),
             kernel: "/images/x".into(),
@@ -192,7 +200,8 @@ mod tests {
     fn q35() {
         assert_eq!(
             command(Machine::Q35),
-            "-name /dev/shm/a,,b -machine q35,sata=off,memory-backend=ram -accel tcg -cpu max -smp 1 -m 64M \
+            "-name /dev/shm/a,,b -machine q35,sata=off,memory-backend=ram -accel tcg -cpu max -bios qboot.rom \
+             -smp 1 -m 64M \
              -object memory-backend-file,id=ram,size=64M,mem-path=/proc/self/fd/12,share=on \
              -kernel /proc/self/fd/10 -append ip=10.0.0.1/24 \
              -netdev tap,id=net0,fd=13 \

@@ -384,6 +384,7 @@ mod tests {
         CommandLine {
             machine: Machine::Q35,
             accel: Accel::Tcg,
+            qboot: false,
             memory_mib: 40,
             ram_file: dir.join("ram"),
             kernel: dir.join("kernel"),

@@ -30,6 +30,8 @@ pub struct Launch<'a> {
     pub standby: bool,
     pub epoch: u64,
     pub accel: Accel,
+    /// Whether QEMU has that firmware ([`crate::qemu::firmware`]).
+    pub qboot: bool,
     pub qemu: &'a str,
     /// Whom QEMU runs as; by default as the agent.
     pub user: Option<User>,
@@ -167,6 +169,7 @@ fn command_line(launch: &Launch<'_>, descriptor: &Descriptor, nic: bool) -> Comm
     CommandLine {
         machine: spec.machine,
         accel: launch.accel,
+        qboot: launch.qboot,
         memory_mib: spec.memory_mib,
         ram_file: descriptor.ram_file.clone(),
         kernel: launch.kernel.clone(),

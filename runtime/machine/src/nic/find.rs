@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, ConfigurationAccess, DeviceFunction, PciRoot,
+    BarInfo, Command, ConfigurationAccess, DeviceFunction, MemoryBarType, PciRoot,
 };
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 use virtio_drivers::transport::{DeviceType, SomeTransport, Transport};
@@ -20,6 +20,9 @@ const VECTOR: u32 = 0x79;
 const MMIO_BASE: u64 = 0xfeb0_0000;
 const MMIO_STRIDE: u64 = 512;
 const MMIO_SLOTS: u64 = 32;
+/// Where the device's memory is put if the firmware has put it nowhere: below the IOAPIC, far above the RAM of a
+/// guest (2 GiB at most) and, on `q35`, above the configuration space at 0xB0000000.
+const BARS: core::ops::Range<u32> = 0xfe00_0000..0xfec0_0000;
 
 /// The device, not yet started.
 pub struct Found {
@@ -68,13 +71,37 @@ fn find_pci() -> Option<Result<Found, NicError>> {
         .enumerate_bus(0)
         .find(|(_, info)| virtio_device_type(info) == Some(DeviceType::Network))?
         .0;
-    root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER | Command::IO_SPACE);
+    place_memory(&mut root, function);
+    root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
     let msix = MsiX::find(&mut root, function);
     let transport = PciTransport::new::<MachineHal, _>(&mut root, function);
     Some(match transport {
         Ok(transport) => Ok(Found { transport: transport.into(), msix }),
         Err(_) => Err(NicError::Device(virtio_drivers::Error::Unsupported)),
     })
+}
+
+/// Gives an address to the memory of a device that has none: `qboot` leaves that to the kernel, SeaBIOS does not
+/// (PCI 3.0 §6.2.5.1).
+fn place_memory(root: &mut PciRoot<Ports>, function: DeviceFunction) {
+    let Ok(bars) = root.bars(function) else { return };
+    let mut next = BARS.start;
+    for (bar, info) in (0..).zip(bars) {
+        let Some(BarInfo::Memory { address_type, address: 0, size, .. }) = info else { continue };
+        let Ok(size) = u32::try_from(size) else { continue };
+        // Sizes are powers of two, and the alignment.
+        let address = next.next_multiple_of(size);
+        if BARS.end - address < size {
+            continue;
+        }
+        match address_type {
+            MemoryBarType::Width64 => root.set_bar_64(function, bar, address.into()),
+            MemoryBarType::Width32 | MemoryBarType::Below1MiB => {
+                root.set_bar_32(function, bar, address)
+            }
+        }
+        next = address + size;
+    }
 }
 
 fn find_mmio() -> Option<Found> {
