@@ -107,7 +107,8 @@ pub fn play(arguments: &str) {
         let at = arguments.iter().position(|argument| *argument == name);
         at.and_then(|at| arguments.get(at + 1)).copied().unwrap_or_default()
     };
-    if after("-machine") == "none" {
+    // Asked what it can do, and where its files lie.
+    if after("-machine") == "none" || after("-L") == "help" {
         return;
     }
     let dir = PathBuf::from(std::env::var(SCRIPT_DIR).unwrap());
