@@ -9,7 +9,7 @@
 //! 7. [`recovery`]: every move comes to an end, whoever dies.
 //! 8. [`check`]: whether a service could be moved.
 //! 9. [`cancel`], by what `standing` reads off the record: ending a move on a user's word.
-//! 10. [`placement`]: which node a service goes to.
+//! 10. [`placement`]: which node a service goes to, by what is given out and in [`promises`].
 //! 11. [`relocate`]: many moves: draining a node, rebalancing.
 //! 12. [`workspace`]: checkpoint and restore.
 //! 13. [`sleep`]: suspend and resume, one at a time by [`turns`].
@@ -37,6 +37,7 @@ pub mod moves;
 pub mod nodes;
 pub mod overview;
 pub mod placement;
+pub mod promises;
 pub mod recovery;
 pub mod relocate;
 pub mod securing;

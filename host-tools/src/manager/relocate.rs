@@ -3,23 +3,19 @@
 //! Each service is moved by an ordinary migration. One that cannot go to a node is tried on the others;
 //! one that cannot go anywhere stays where it is, with the reason.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::placement::{self, Load, Relocation, Room};
+use super::promises::{Ledger, need_mib, no_room};
 use super::state::{DRAIN_DOCUMENT, KeptDrain, Manager};
-use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::relocation::DEFAULT_PARALLEL;
 use crate::api::{ApiError, MoveEvent, RelocateEvent, RelocateRequest};
 use crate::migration::Outcome;
 use crate::migration::precopy::Limits;
 use crate::store::{Ownership, Record};
-
-/// Memory that is promised to moves under way and in no agent's report yet, in MiB by node.
-type Promised = Arc<Mutex<BTreeMap<String, u64>>>;
 
 /// A service that is to leave a node.
 #[derive(Debug)]
@@ -34,35 +30,6 @@ struct Leaver {
 }
 
 impl Manager {
-    /// A node for a new service.
-    ///
-    /// # Errors
-    /// None has so much memory, or the store does not answer.
-    pub async fn place(&self, need_mib: u64) -> Result<String, ApiError> {
-        let rooms = self.rooms(&self.store.list().await?);
-        placement::choose(&rooms, need_mib, &[]).map(str::to_owned).ok_or_else(|| {
-            ApiError::conflict(format!("no node has {need_mib} MiB of memory to give"))
-                .hint("`host-tools node ls` shows what each has, and which are silent or drained")
-        })
-    }
-
-    /// Another node than `from`.
-    ///
-    /// # Errors
-    /// There is none that is ready, not drained, and has so much memory, or the store does not answer.
-    pub(super) async fn place_but(&self, need_mib: u64, from: &str) -> Result<String, ApiError> {
-        let rooms = self.rooms(&self.store.list().await?);
-        let chosen = placement::choose(&rooms, need_mib, &[from.to_owned()]);
-        chosen.map(str::to_owned).ok_or_else(|| ApiError::conflict(no_room(need_mib)))
-    }
-
-    fn rooms(&self, records: &[Record]) -> Vec<Room> {
-        self.nodes.rooms(|node| {
-            let there = records.iter().filter(|record| record.owner.node() == Some(node));
-            there.map(need).sum()
-        })
-    }
-
     /// Notes, durably, whether a node takes services.
     ///
     /// # Errors
@@ -89,12 +56,13 @@ impl Manager {
         if !request.dry_run {
             self.set_drained(node, true).await?;
         }
-        let records = self.store.list().await?;
-        let here = records
+        let ledger = self.ledger().await?;
+        let here = ledger
+            .records
             .iter()
             .filter(|record| record.owner.node() == Some(node) || sleeps_at(record, node));
         let leavers = here.map(|record| leaver(record, node, None)).collect();
-        Ok(self.begin(leavers, &records, &request))
+        Ok(self.begin(leavers, &ledger, &request))
     }
 
     /// Moves services until no single move makes the most used node less used.
@@ -105,37 +73,38 @@ impl Manager {
         self: &Arc<Self>,
         request: RelocateRequest,
     ) -> Result<UnboundedReceiver<RelocateEvent>, ApiError> {
-        let records = self.store.list().await?;
-        let loads: Vec<Load> = records
+        let ledger = self.ledger().await?;
+        let loads: Vec<Load> = ledger
+            .records
             .iter()
             .filter(|record| record.migration.is_none())
             .filter_map(|record| {
                 let node = record.owner.node()?.to_owned();
-                Some(Load { service: record.spec.name.clone(), node, need_mib: need(record) })
+                Some(Load { service: record.spec.name.clone(), node, need_mib: need_mib(record) })
             })
             .collect();
-        let plan = placement::rebalance(&self.rooms(&records), &loads);
+        let plan = placement::rebalance(&self.rooms(&ledger), &loads);
         let leavers = plan
             .into_iter()
             .filter_map(|Relocation { service, from, to }| {
-                let record = records.iter().find(|record| record.spec.name == service)?;
+                let record = ledger.record(&service)?;
                 Some(leaver(record, &from, Some(to)))
             })
             .collect();
-        Ok(self.begin(leavers, &records, &request))
+        Ok(self.begin(leavers, &ledger, &request))
     }
 
     fn begin(
         self: &Arc<Self>,
         leavers: Vec<Leaver>,
-        records: &[Record],
+        ledger: &Ledger<'_>,
         request: &RelocateRequest,
     ) -> UnboundedReceiver<RelocateEvent> {
         let (events, told) = mpsc::unbounded_channel();
         let services = leavers.iter().map(|leaver| leaver.service.clone()).collect();
         let _ = events.send(RelocateEvent::Begun { services });
         if request.dry_run {
-            plan(&self.rooms(records), leavers, &events);
+            plan(self.rooms(ledger), leavers, &events);
         } else {
             let parallel = request.parallel.unwrap_or(DEFAULT_PARALLEL).max(1) as usize;
             let all = Arc::clone(self).relocate_all(leavers, parallel, events);
@@ -151,7 +120,6 @@ impl Manager {
         parallel: usize,
         events: UnboundedSender<RelocateEvent>,
     ) {
-        let promised = Promised::default();
         let (mut moved, mut stayed) = (0, 0);
         let mut waiting = leavers.into_iter();
         let mut moves = JoinSet::new();
@@ -159,9 +127,8 @@ impl Manager {
             while moves.len() < parallel
                 && let Some(leaver) = waiting.next()
             {
-                let (this, promised) = (Arc::clone(&self), Arc::clone(&promised));
-                let events = events.clone();
-                moves.spawn(async move { this.relocate(leaver, &promised, &events).await });
+                let (this, events) = (Arc::clone(&self), events.clone());
+                moves.spawn(async move { this.relocate(leaver, &events).await });
             }
             match moves.join_next().await {
                 Some(Ok(true)) => moved += 1,
@@ -176,7 +143,6 @@ impl Manager {
     async fn relocate(
         self: &Arc<Self>,
         leaver: Leaver,
-        promised: &Promised,
         events: &UnboundedSender<RelocateEvent>,
     ) -> bool {
         let service = leaver.service.clone();
@@ -189,7 +155,7 @@ impl Manager {
             let _ = events.send(event);
             return gone;
         }
-        match self.try_everywhere(leaver, promised, events).await {
+        match self.try_everywhere(leaver, events).await {
             Ok(Some((to, freeze_to_resume_us))) => {
                 let _ = events.send(RelocateEvent::Moved { service, to, freeze_to_resume_us });
                 true
@@ -206,7 +172,6 @@ impl Manager {
     async fn try_everywhere(
         self: &Arc<Self>,
         leaver: Leaver,
-        promised: &Promised,
         events: &UnboundedSender<RelocateEvent>,
     ) -> Result<Option<(String, u64)>, String> {
         let Leaver { service, from, need_mib, mut wish, .. } = leaver;
@@ -214,13 +179,14 @@ impl Manager {
         let mut reasons = Vec::new();
         let mut awaited = None;
         loop {
-            let records = self.store.list().await.map_err(|error| error.to_string())?;
-            let record = records.iter().find(|record| record.spec.name == service);
+            let ledger = self.ledger().await.map_err(|error| error.message)?;
+            let record = ledger.record(&service);
             let Some(record) = record.filter(|it| it.owner.node() == Some(&from)) else {
                 return Ok(None);
             };
             if let Some(id) = record.migration.clone() {
                 // Somebody moves it already; if that fails, it is our turn.
+                drop(ledger);
                 self.await_end(&id).await?;
                 if awaited.as_ref() == Some(&id) {
                     return Err(format!("the move {id} is over and not closed in the store"));
@@ -229,15 +195,13 @@ impl Manager {
                 continue;
             }
             let to = wish.take().or_else(|| {
-                let given = promised.lock().unwrap_or_else(PoisonError::into_inner);
-                let rooms = less(self.rooms(&records), &given);
-                placement::choose(&rooms, need_mib, &tried).map(str::to_owned)
+                placement::choose(&self.rooms(&ledger), need_mib, &tried).map(str::to_owned)
             });
             let Some(to) = to else {
                 reasons.push(no_room(need_mib));
                 return Err(format!("{}; it runs on node {from} as before", reasons.join("; ")));
             };
-            let _promise = Promise::new(promised, &to, need_mib);
+            let _promise = ledger.promise(&service, &to, need_mib);
             tried.push(to.clone());
             let id = match self.migrate(&service, &to, Limits::default()).await {
                 Ok(id) => id,
@@ -287,16 +251,16 @@ impl Manager {
     }
 }
 
-fn plan(rooms: &[Room], leavers: Vec<Leaver>, events: &UnboundedSender<RelocateEvent>) {
-    let mut promised = BTreeMap::new();
+fn plan(mut rooms: Vec<Room>, leavers: Vec<Leaver>, events: &UnboundedSender<RelocateEvent>) {
     let (mut moved, mut stayed) = (0, 0);
     for Leaver { service, from, need_mib, wish, .. } in leavers {
-        let rooms = less(rooms.to_vec(), &promised);
         let except = std::slice::from_ref(&from);
         let to = wish.or_else(|| placement::choose(&rooms, need_mib, except).map(Into::into));
         let _ = events.send(match to {
             Some(to) => {
-                *promised.entry(to.clone()).or_default() += need_mib;
+                if let Some(room) = rooms.iter_mut().find(|room| room.node == to) {
+                    room.free_mib = room.free_mib.saturating_sub(need_mib);
+                }
                 moved += 1;
                 RelocateEvent::Planned { service, from, to }
             }
@@ -309,55 +273,14 @@ fn plan(rooms: &[Room], leavers: Vec<Leaver>, events: &UnboundedSender<RelocateE
     let _ = events.send(RelocateEvent::Ended { moved, stayed });
 }
 
-fn need(record: &Record) -> u64 {
-    u64::from(record.spec.memory_mib) + QEMU_OVERHEAD_MIB
-}
-
 fn leaver(record: &Record, from: &str, wish: Option<String>) -> Leaver {
     let service = record.spec.name.clone();
     let sleeps = sleeps_at(record, from);
-    let need_mib = if sleeps { 0 } else { need(record) };
+    let need_mib = if sleeps { 0 } else { need_mib(record) };
     Leaver { service, from: from.to_owned(), need_mib, sleeps, wish }
 }
 
 /// Whether a node answers for a service that sleeps.
 fn sleeps_at(record: &Record, node: &str) -> bool {
     matches!(&record.owner, Ownership::Sleeping(sleep) if sleep.holder == node)
-}
-
-fn no_room(need_mib: u64) -> String {
-    format!("no other node that is ready and not drained has {need_mib} MiB of memory to give")
-}
-
-/// What is left when promises are kept.
-fn less(mut rooms: Vec<Room>, promised: &BTreeMap<String, u64>) -> Vec<Room> {
-    for room in &mut rooms {
-        let given = promised.get(&room.node).copied().unwrap_or(0);
-        room.free_mib = room.free_mib.saturating_sub(given);
-    }
-    rooms
-}
-
-/// Memory promised on a node, until it is dropped.
-struct Promise<'p> {
-    promised: &'p Promised,
-    node: String,
-    need_mib: u64,
-}
-
-impl<'p> Promise<'p> {
-    fn new(promised: &'p Promised, node: &str, need_mib: u64) -> Self {
-        let mut all = promised.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(node.to_owned()).or_default() += need_mib;
-        Self { promised, node: node.to_owned(), need_mib }
-    }
-}
-
-impl Drop for Promise<'_> {
-    fn drop(&mut self) {
-        let mut all = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(given) = all.get_mut(&self.node) {
-            *given = given.saturating_sub(self.need_mib);
-        }
-    }
 }

@@ -41,9 +41,13 @@ impl Manager {
         })?;
         let image = self.images.find(&request.image)?;
         let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-        let node = match request.node {
-            Some(node) => node,
-            None => self.place(u64::from(memory_mib) + QEMU_OVERHEAD_MIB).await?,
+        let (node, promise) = match request.node {
+            Some(node) => (node, None),
+            None => {
+                let need_mib = u64::from(memory_mib) + QEMU_OVERHEAD_MIB;
+                let (node, promise) = self.place(&request.name, need_mib).await?;
+                (node, Some(promise))
+            }
         };
         let agent = self.nodes.destination(&node)?;
         if memory_mib > MAX_MEMORY_MIB {
@@ -73,6 +77,7 @@ impl Manager {
             created_us: now_us(),
         };
         let record = self.store.claim(record).await?;
+        drop(promise);
         self.forget_failure(&record.spec.name);
         let start = StartRequest { spec: record.spec.clone(), epoch: record.epoch, snapshot: None };
         match agent.json::<Instance>(Method::POST, "/v1/instances", &start, START_LIMIT).await {

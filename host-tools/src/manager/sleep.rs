@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use hyper::Method;
 
+use super::promises::{Promise, need_mib};
 use super::services::{AGENT_LIMIT, START_LIMIT, view};
 use super::state::Manager;
-use crate::agent::host::QEMU_OVERHEAD_MIB;
 use crate::api::{
     ApiError, Client, HoldRequest, HolderView, Instance, InstanceState, Knock, Problem,
     ReleaseRequest, ResumeRequest, Resumed, Service, StartRequest, SuspendRequest, Suspended,
@@ -99,8 +99,8 @@ impl Manager {
                 return Err(ApiError::conflict(format!("`{name}` lies in a file")));
             }
         };
-        let node = match request.on {
-            Some(node) => node,
+        let (node, _promise) = match request.on {
+            Some(node) => (node, None),
             None => self.place_to_wake(&record, &sleep).await?,
         };
         let agent = self.nodes.destination(&node)?;
@@ -134,10 +134,17 @@ impl Manager {
     }
 
     /// The node that answers for it, or another if that one is drained or silent.
-    async fn place_to_wake(&self, record: &Record, sleep: &Sleep) -> Result<String, ApiError> {
+    async fn place_to_wake(
+        &self,
+        record: &Record,
+        sleep: &Sleep,
+    ) -> Result<(String, Option<Promise>), ApiError> {
         match self.nodes.destination(&sleep.holder) {
-            Ok(_) if self.nodes.is_ready(&sleep.holder) => Ok(sleep.holder.clone()),
-            _ => self.place(u64::from(record.spec.memory_mib) + QEMU_OVERHEAD_MIB).await,
+            Ok(_) if self.nodes.is_ready(&sleep.holder) => Ok((sleep.holder.clone(), None)),
+            _ => {
+                let placed = self.place(&record.spec.name, need_mib(record)).await;
+                placed.map(|(node, promise)| (node, Some(promise)))
+            }
         }
     }
 
@@ -157,7 +164,7 @@ impl Manager {
             Ownership::Sleeping(sleep) if sleep.holder == from => sleep.clone(),
             _ => return Ok(None),
         };
-        let holder = self.place_but(0, from).await?;
+        let holder = self.place_holder(from).await?;
         // Fences nobody yet, but a node that does not answer is better known now than half way.
         self.release(&record, from).await?;
         let record = self.let_go(record).await?;

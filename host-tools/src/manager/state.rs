@@ -11,6 +11,7 @@ use super::members::Members;
 use super::moves::{KeptMove, Moves};
 use super::nodes::Nodes;
 use super::overview::LastLook;
+use super::promises::Promises;
 use super::turns::Turns;
 use crate::api::{ApiError, Digest32, NodeReport};
 use crate::metrics::manager::Metrics;
@@ -55,6 +56,8 @@ pub struct Manager {
     pub(super) metrics: Metrics,
     /// What those who watch saw last.
     pub(super) looked: LastLook,
+    /// Memory promised to services on their way.
+    pub(super) promises: Promises,
     /// Who is at work on which service.
     pub(super) turns: Turns,
     /// Failures of services that are known but not running, by name.
@@ -100,6 +103,7 @@ impl Manager {
             moves: Moves::new(kept),
             metrics: Metrics::default(),
             looked: LastLook::default(),
+            promises: Promises::default(),
             turns: Turns::default(),
             failures: Mutex::default(),
         })
